@@ -1,0 +1,159 @@
+"""Which tiles and compiler options a kernel is launched with: a table measured on this GPU, else a heuristic."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from tinyflow.kernels import memory, tuned
+from tinyflow.kernels.mode import INTERPRETING
+
+#: ``TINYFLOW_LOG=launch`` prints each launch: its kernel, operands, configuration, and where that came from.
+LOGGING = "launch" in os.environ.get("TINYFLOW_LOG", "").split(",")
+
+#: Where a configuration came from: the launcher's own, the kernel's choice, a measured table, or a person.
+OWN, HEURISTIC, TABLE, INTERPRETER, FORCED = "launcher", "heuristic", "table", "interpreter", "forced"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Tile sizes (by the name of their ``constexpr``) and compiler options of a launch."""
+
+    blocks: Mapping[str, Any]
+    num_warps: int = 4
+    num_stages: int = 2
+    source: str = field(default=OWN, compare=False)
+
+    @functools.cached_property
+    def key(self) -> tuple[Any, ...]:
+        """What tells two configurations apart, to be looked up by."""
+        return self.num_warps, self.num_stages, *self.blocks.items()
+
+    @functools.cached_property
+    def options(self) -> dict[str, Any]:
+        """The compiler's options, all of them named."""
+        return {"num_warps": self.num_warps, "num_stages": self.num_stages, "enable_fp_fusion": True}
+
+
+class _State(threading.local):
+    def __init__(self) -> None:
+        self.gpu: str | None = None
+        self.observers: list[Callable[[Configs, str], None]] = []
+
+
+_state = _State()
+
+
+@contextlib.contextmanager
+def planned_for_gpu(name: str = "") -> Iterator[None]:
+    """Chooses as on a GPU of that name, to count on the ``meta`` device what it would do."""
+    before, _state.gpu = _state.gpu, name
+    try:
+        yield
+    finally:
+        _state.gpu = before
+
+
+@contextlib.contextmanager
+def observed(observer: Callable[[Configs, str], None]) -> Iterator[None]:
+    """Tells ``observer`` of every choice: the kernel's configurations, and the class of the problem."""
+    _state.observers.append(observer)
+    try:
+        yield
+    finally:
+        _state.observers.remove(observer)
+
+
+def interpreting() -> bool:
+    """True where launches are for the interpreter, not for a GPU, be it a planned one."""
+    return INTERPRETING and _state.gpu is None
+
+
+def problem_class(dtype: memory.dtype | None, problem: Mapping[str, Any]) -> str:
+    """The name under which a table keeps a configuration: the dtype, and the problem with sizes rounded up to powers of two.
+
+    >>> problem_class(torch.bfloat16, {"m": 4000, "n": 64})
+    'bfloat16 m=4096 n=64'
+    """
+    name = "any" if dtype is None else str(dtype).removeprefix("torch.")
+    return " ".join([name, *(f"{key}={_rounded(value)}" for key, value in problem.items())])
+
+
+def _rounded(value: Any) -> str:
+    if isinstance(value, (tuple, list)):
+        return "(" + ",".join(map(_rounded, value)) + ")"
+    if type(value) is int and value > 0:
+        return str(1 << (value - 1).bit_length())
+    return str(value)
+
+
+@dataclass
+class Configs:
+    """The configurations of one kernel.
+
+    ``shipped`` are all that a GPU may get; ``choose`` picks one of them from the problem; ``interpreter`` makes one for
+    the CPU interpreter, whose cost is per program and not per element. Both take the same keyword arguments. Where the
+    GPU has a measured table, that goes before ``choose``; a table's entry counts only if it is one of ``shipped``.
+    """
+
+    kernel: str
+    shipped: Sequence[Config]
+    choose: Callable[..., Config]
+    interpreter: Callable[..., Config]
+    _forced: Config | None = field(default=None, init=False)
+    _tables: dict[str, dict[str, Config]] = field(default_factory=dict, init=False)
+
+    registry: ClassVar[dict[str, Configs]] = {}  # of every kernel, by its name
+
+    def __post_init__(self) -> None:
+        self.registry[self.kernel] = self
+
+    def __call__(self, dtype: memory.dtype | None = None, /, **problem: Any) -> Config:
+        """The configuration for a problem on operands of ``dtype``, which only a table asks for."""
+        if _state.observers:
+            for observer in _state.observers:
+                observer(self, problem_class(dtype, problem))
+        config, source = self._chosen(dtype, problem)
+        return dataclasses.replace(config, source=source) if LOGGING else config
+
+    def _chosen(self, dtype: memory.dtype | None, problem: Mapping[str, Any]) -> tuple[Config, str]:
+        if self._forced is not None:
+            return self._forced, FORCED
+        if INTERPRETING and _state.gpu is None:
+            return self.interpreter(**problem), INTERPRETER
+        table = self._table(_state.gpu if INTERPRETING else None)
+        if table:
+            found = table.get(problem_class(dtype, problem))
+            if found is not None:
+                return found, TABLE
+        return self.choose(**problem), HEURISTIC
+
+    def _table(self, gpu: str | None) -> dict[str, Config]:
+        name = tuned.current_device() if gpu is None else gpu
+        table = self._tables.get(name)
+        if table is None:
+            table = self._tables[name] = self._read(tuned.load(name).get(self.kernel, {}))
+        return table
+
+    def _read(self, entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Config]:
+        measured = {p: Config(e["blocks"], e["num_warps"], e["num_stages"]) for p, e in entries.items()}
+        return {problem: config for problem, config in measured.items() if config in self.shipped}
+
+    def forget_tables(self) -> None:
+        """Reads tables anew at the next launch."""
+        self._tables.clear()
+
+    @contextlib.contextmanager
+    def forced(self, config: Config) -> Iterator[None]:
+        """Launches with ``config`` whatever the problem, to test or to time that one alone."""
+        before, self._forced = self._forced, config
+        try:
+            yield
+        finally:
+            self._forced = before

@@ -1,0 +1,292 @@
+"""The one door to torch: device memory, and nothing that computes.
+
+Everything here allocates, describes, views or moves bytes. A *buffer* is a ``torch.Tensor`` used as a handle on memory:
+a pointer with a shape, strides, a dtype and a device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+Buffer = torch.Tensor
+dtype = torch.dtype
+device = torch.device
+memory_format = torch.memory_format
+Size = torch.Size
+
+float16, bfloat16, float32, float64 = torch.float16, torch.bfloat16, torch.float32, torch.float64
+int8, int16, int32, int64, uint8 = torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8
+bool_ = torch.bool
+contiguous_format, channels_last, preserve_format = torch.contiguous_format, torch.channels_last, torch.preserve_format
+finfo, iinfo = torch.finfo, torch.iinfo
+
+#: Each callable is told of every new allocation (the interpreter's checks follow what was never written).
+allocation_hooks: list[Callable[[Buffer], None]] = []
+
+_default: dict[str, Any] = {"dtype": torch.float32, "device": None}
+
+
+def gpu_available() -> bool:
+    """True where torch can reach a GPU (CUDA, or ROCm under the same name)."""
+    return torch.cuda.is_available()
+
+
+def get_default_dtype() -> dtype:
+    return _default["dtype"]
+
+
+def set_default_dtype(d: dtype) -> None:
+    """Sets the floating-point dtype of new tensors made from Python floats.
+
+    Raises:
+        TypeError: if ``d`` is not a floating-point dtype.
+    """
+    if not isinstance(d, torch.dtype) or not d.is_floating_point:
+        raise TypeError(f"set_default_dtype: expected a floating-point dtype, got {d}")
+    _default["dtype"] = d
+
+
+def get_default_device() -> device:
+    """The device of new tensors: what the user chose, else the current GPU, else the CPU."""
+    if _default["device"] is not None:
+        return _default["device"]
+    return torch.device("cuda", torch.cuda.current_device()) if gpu_available() else torch.device("cpu")
+
+
+def set_default_device(d: str | device | None) -> None:
+    _default["device"] = None if d is None else as_device(d)
+
+
+def as_device(d: str | device | int | None) -> device:
+    """A device with its index filled in; ``None`` is the default device."""
+    if d is None:
+        return get_default_device()
+    resolved = torch.device(d)
+    if resolved.type == "cuda" and resolved.index is None:
+        if not gpu_available():
+            raise RuntimeError("device 'cuda' was asked for, but torch finds no GPU; leave device out to use the CPU")
+        resolved = torch.device("cuda", torch.cuda.current_device())
+    return resolved
+
+
+def empty(shape: Sequence[int], dtype: dtype, device: device, strides: Sequence[int] | None = None) -> Buffer:
+    """New memory, not initialised; contiguous unless ``strides`` (in elements) are given."""
+    if strides is None:
+        x = torch.empty(tuple(shape), dtype=dtype, device=device)
+    else:
+        x = torch.empty_strided(tuple(shape), tuple(strides), dtype=dtype, device=device)
+    for hook in allocation_hooks:
+        hook(x)
+    return x
+
+
+def empty_pinned(shape: Sequence[int], dtype: dtype) -> Buffer:
+    """Page-locked host memory, from which copies to a GPU run in the background."""
+    return torch.empty(tuple(shape), dtype=dtype, pin_memory=gpu_available())
+
+
+def as_strided(x: Buffer, shape: Sequence[int], strides: Sequence[int], offset: int | None = None) -> Buffer:
+    """A view of the same memory; ``offset`` counts elements from the start of the storage (default: that of ``x``)."""
+    return torch.as_strided(x, tuple(shape), tuple(strides), x.storage_offset() if offset is None else offset)
+
+
+def reinterpret(x: Buffer, dtype: dtype) -> Buffer:
+    """The same bytes read as another dtype of the same width."""
+    return x.view(dtype)
+
+
+def detach(x: Buffer) -> Buffer:
+    """A handle on the same memory that torch's own autograd does not follow."""
+    return x.detach()
+
+
+def copy_bytes(destination: Buffer, source: Buffer, non_blocking: bool = False) -> None:
+    """Moves bytes between two contiguous buffers of one shape and dtype, on any devices."""
+    if destination.dtype != source.dtype or destination.shape != source.shape:
+        raise ValueError(
+            f"copy_bytes: expected one shape and dtype, got {tuple(source.shape)} {source.dtype} "
+            f"into {tuple(destination.shape)} {destination.dtype}"
+        )
+    flat = [as_strided(x, (x.numel(),), (1,)) for x in (destination, source) if is_dense(x) and x.numel()]
+    if len(flat) == 2 and destination.stride() == source.stride():
+        flat[0].copy_(flat[1], non_blocking=non_blocking)
+    elif destination.numel():
+        raise ValueError(
+            f"copy_bytes: expected one dense layout, got strides {source.stride()} into {destination.stride()}"
+        )
+
+
+def is_dense(x: Buffer) -> bool:
+    """True if the elements fill one block of memory, each address used once, in whatever order of dimensions."""
+    if x.is_contiguous():
+        return True
+    expected = 1
+    for stride, size in sorted((st, n) for st, n in zip(x.stride(), x.shape) if n != 1):
+        if stride != expected:
+            return False
+        expected *= size
+    return True
+
+
+def is_strided(x: Buffer) -> bool:
+    """True for memory that shape and strides describe: not sparse, nor lazily negated or conjugated."""
+    return x.layout == torch.strided and not x.is_neg() and not x.is_conj()
+
+
+def extent(x: Buffer) -> int:
+    """Elements between the first and the last one of a view, both included (0 for an empty one)."""
+    if x.is_contiguous():
+        return x.numel()
+    if x.numel() == 0:
+        return 0
+    return 1 + sum((n - 1) * abs(st) for n, st in zip(x.shape, x.stride()))
+
+
+def storage_bytes(x: Buffer) -> int:
+    """Bytes of the whole allocation that a view is part of."""
+    return x.untyped_storage().nbytes()
+
+
+def same_storage(x: Buffer, y: Buffer) -> bool:
+    """True if the two views share an allocation."""
+    return x.device == y.device and x.untyped_storage().data_ptr() == y.untyped_storage().data_ptr()
+
+
+def may_overlap(x: Buffer, y: Buffer) -> bool:
+    """True if the address ranges of two views meet."""
+    if x.device != y.device or x.device.type == "meta" or x.numel() == 0 or y.numel() == 0:
+        return False
+    x_end, y_end = (v.data_ptr() + extent(v) * v.element_size() for v in (x, y))
+    return x.data_ptr() < y_end and y.data_ptr() < x_end
+
+
+def from_numpy(array: np.ndarray) -> Buffer:
+    """A buffer on the CPU that shares the array's memory."""
+    return torch.from_numpy(array)
+
+
+def from_bytes(data: bytes | bytearray, dtype: dtype, shape: Sequence[int]) -> Buffer:
+    """A contiguous buffer on the CPU that holds ``data``."""
+    out = torch.empty(tuple(shape), dtype=dtype)
+    if len(data) != out.numel() * out.element_size():
+        raise ValueError(
+            f"from_bytes: {tuple(shape)} of {dtype} takes {out.numel() * out.element_size()} bytes, got {len(data)}"
+        )
+    if data:
+        ctypes.memmove(out.data_ptr(), bytes(data), len(data))
+    return out
+
+
+def to_numpy(x: Buffer) -> np.ndarray:
+    """An array that shares a CPU buffer's memory."""
+    return x.detach().numpy()
+
+
+def item(x: Buffer) -> Any:
+    """The one element of a buffer as a Python number; waits for the device."""
+    return x.item()
+
+
+def from_dlpack(source: Any) -> Buffer:
+    return torch.utils.dlpack.from_dlpack(source)
+
+
+def synchronize(d: device | None = None) -> None:
+    """Waits for all work on a GPU; nothing to wait for on the CPU."""
+    if gpu_available() and (d is None or d.type == "cuda"):
+        torch.cuda.synchronize(d)
+
+
+def device_guard(d: device) -> contextlib.AbstractContextManager[Any]:
+    """Makes ``d`` the current GPU, so that a launch goes to the device of its tensors."""
+    if d.type != "cuda" or torch.cuda.current_device() == d.index:
+        return contextlib.nullcontext()
+    return torch.cuda.device(d)
+
+
+def is_current(d: device) -> bool:
+    """True if ``d`` is the current GPU."""
+    return torch.cuda.current_device() == d.index
+
+
+def multiprocessors(d: device) -> int:
+    """Streaming multiprocessors (compute units) of a GPU; 1 elsewhere."""
+    return torch.cuda.get_device_properties(d).multi_processor_count if d.type == "cuda" else 1
+
+
+def compute_capability(d: device) -> tuple[int, int]:
+    """The (major, minor) compute capability of an NVIDIA GPU; (0, 0) elsewhere."""
+    if d.type != "cuda" or torch.version.hip is not None:
+        return 0, 0
+    return torch.cuda.get_device_capability(d)
+
+
+def device_name(d: device) -> str:
+    """A device's name as its driver gives it, or ``cpu``."""
+    return torch.cuda.get_device_name(d) if d.type == "cuda" else d.type
+
+
+def torch_version() -> str:
+    return torch.__version__
+
+
+def load_tensors(path: str) -> dict[str, Buffer]:
+    """Reads a dictionary of tensors that torch saved, refusing anything but tensors and plain containers.
+
+    Raises:
+        ValueError: if the file is no such dictionary.
+    """
+    loaded = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(loaded, dict) or not all(isinstance(v, torch.Tensor) for v in loaded.values()):
+        raise ValueError(f"{path}: expected a dictionary of tensors, got {type(loaded).__name__}")
+    return {name: value.detach() for name, value in loaded.items()}
+
+
+def hub_directory() -> str:
+    """Where torch keeps downloaded weights."""
+    return torch.hub.get_dir()
+
+
+@contextlib.contextmanager
+def default_device_as(d: str | device | None) -> Iterator[None]:
+    """Sets the default device for a block."""
+    before = _default["device"]
+    set_default_device(d)
+    try:
+        yield
+    finally:
+        _default["device"] = before
+
+
+def to_device(x: Buffer, d: device, non_blocking: bool = False) -> Buffer:
+    """A dense buffer's bytes on another device, in the same layout; ``x`` itself if it is there already.
+
+    A strided view cannot move as bytes: copy it with ``elementwise.copy`` first.
+    """
+    if x.device == d:
+        return x
+    moved = empty(x.shape, x.dtype, d, x.stride())
+    if d.type != "meta":
+        copy_bytes(moved, x, non_blocking)
+    return moved
+
+
+def to_host(x: Buffer) -> Buffer:
+    """The elements of a buffer in host memory; ``x`` itself if it is there already."""
+    if x.device.type == "cpu":
+        return x
+    if is_dense(x):
+        return to_device(x, torch.device("cpu"))
+    whole = as_strided(x, (extent(x),), (1,))  # the range that the view spans, then the same view of it
+    return as_strided(to_device(whole, torch.device("cpu")), x.shape, x.stride(), 0)
+
+
+def to_list(x: Buffer) -> Any:
+    """The elements of a buffer as nested lists of Python numbers."""
+    return to_host(x).tolist()

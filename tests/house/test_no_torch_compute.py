@@ -1,0 +1,84 @@
+"""torch is device memory and nothing more: whole training steps run while every operation that it dispatches is watched."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import tinyflow
+import tinyflow.nn.functional as F
+from tests.memory_only import MemoryOnly, TorchComputed
+from tinyflow import nn, optim
+from tinyflow.models import resnet18
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        lambda x: x + 1,
+        lambda x: x.sum(),
+        lambda x: x.zero_(),
+        lambda x: x.to(torch.float64),
+        lambda x: torch.empty(3).copy_(x[::2]),
+        lambda x: x.reshape(2, 3).t().reshape(-1),
+        lambda x: torch.empty(2, 6).copy_(x),
+        lambda x: torch.rand(3),
+    ],
+)
+def test_the_watch_catches_what_computes(compute) -> None:
+    x = torch.arange(6.0)
+    with pytest.raises(TorchComputed), MemoryOnly():
+        compute(x)
+
+
+def test_training_steps() -> None:
+    with MemoryOnly() as watch:
+        tinyflow.manual_seed(0)
+        model = resnet18(num_classes=10)
+        optimizer = optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4, nesterov=True)
+        scheduler = optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=4)
+        images = tinyflow.from_numpy(np.random.default_rng(0).random((4, 3, 32, 32), dtype=np.float32))
+        images = images.to(tinyflow.get_default_device())
+        labels = tinyflow.tensor([1, 2, 3, 4])
+        for _ in range(2):
+            loss = F.cross_entropy(model(images), labels, label_smoothing=0.1)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            scheduler.step()
+        model.eval()
+        with tinyflow.no_grad():
+            probabilities = F.softmax(model(images), dim=1)
+            assert probabilities.argmax(1).tolist() is not None
+        assert loss.item() > 0
+    assert watch.seen
+
+
+def test_second_derivatives_through_convolution() -> None:
+    with MemoryOnly():
+        x = tinyflow.randn(2, 3, 6, 6, requires_grad=True)
+        conv = nn.Conv2d(3, 4, 3, padding=1)
+        (g,) = tinyflow.autograd.grad(conv(x).tanh().sum(), x, create_graph=True)
+        (g * g).sum().backward()
+        assert conv.weight.grad is not None
+
+
+def test_initialisation_random_numbers_and_dropout() -> None:
+    with MemoryOnly():
+        w = tinyflow.empty(8, 4, 3, 3)
+        for fill in (nn.init.kaiming_normal_, nn.init.kaiming_uniform_, nn.init.xavier_uniform_, nn.init.trunc_normal_):
+            fill(w)
+        tinyflow.randint(0, 10, (5,))
+        tinyflow.randperm(7)
+        F.dropout(tinyflow.rand(10), 0.5)
+        w[0, 1:3] = 2.0
+        assert w[w > 1.5].numel() >= 2 * 9
+
+
+def test_saving_and_loading(tmp_path) -> None:
+    with MemoryOnly():
+        model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+        tinyflow.save(model.state_dict(), tmp_path / "model.safetensors")
+        model.load_state_dict(tinyflow.load(tmp_path / "model.safetensors"))
+        assert repr(model.state_dict()["0.weight"])
