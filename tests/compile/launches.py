@@ -1,0 +1,230 @@
+"""The launches that between them reach every kernel, on buffers of the ``meta`` device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from tinyflow.kernels import (
+    arithmetic,
+    batch_norm,
+    conv2d,
+    elementwise,
+    indexing,
+    loss,
+    matmul,
+    optimizer,
+    pooling,
+    random,
+    reduction,
+    sequence,
+    softmax,
+    sorting,
+)
+
+Call = Callable[[], Any]
+
+FLOATING = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+HALF_AND_FULL = (torch.float32, torch.bfloat16)
+META = torch.device("meta")
+
+
+def _meta(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype, device=META)
+
+
+def _index(*shape: int) -> torch.Tensor:
+    return _meta(*shape, dtype=torch.int64)
+
+
+def _image(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return _meta(*shape, dtype=dtype).to(memory_format=torch.channels_last)
+
+
+def _dtypes_of(name: str) -> tuple[torch.dtype, ...]:
+    if name.startswith("bitwise"):
+        return (torch.int64,)
+    if name == "add":
+        return (*FLOATING, torch.int64, torch.uint8)
+    return (torch.float32, torch.float64)
+
+
+def _elementwise() -> Iterator[tuple[str, Call]]:
+    for name, op in vars(arithmetic).items():
+        if isinstance(op, elementwise.Pointwise):
+            for dtype in _dtypes_of(name):
+                operands = [_meta(2048, dtype=dtype)] * len(op.fn.arg_names)
+                yield f"{name} {dtype}", lambda op=op, operands=operands: op(*operands)
+    x = _meta(4, 64, 56, 56)
+    yield "add, number", lambda: arithmetic.add(x, 2.5)
+    yield "add, rows", lambda: arithmetic.add(_meta(300, 100), _meta(100))
+    yield "copy to channels-last", lambda: elementwise.channels_last(x)
+    yield "copy, cast", lambda: elementwise.copy(x, torch.bfloat16)
+    yield "copy, five dimensions", lambda: elementwise.contiguous(_meta(2, 3, 4, 5, 6).permute(4, 2, 0, 3, 1))
+    yield "fill", lambda: elementwise.full((1000,), 1.5, torch.float16, META)
+    yield "arange", lambda: sequence.sequence(1000, 0, 1, 999, torch.int64, META)
+    yield "linspace", lambda: sequence.sequence(1000, 0, 1, 999, torch.float32, META)
+
+
+def _reduction() -> Iterator[tuple[str, Call]]:
+    for dtype in (*FLOATING, torch.int64):
+        x = _meta(256, 1000, dtype=dtype)
+        yield f"sum of rows {dtype}", lambda x=x: reduction.sum(x, 1)
+        yield f"argmax {dtype}", lambda x=x: reduction.argmax(x, 1)
+    x = _meta(64, 3000)
+    for name in ("mean", "var", "std", "amax", "amin", "any", "all", "prod", "argmin"):
+        yield name, lambda name=name: getattr(reduction, name)(x)
+    yield "sum of columns", lambda: reduction.sum(_meta(100000, 64), 0)
+    yield "sum of everything", lambda: reduction.sum(_meta(1 << 22))
+    yield "max along a dimension", lambda: reduction.max_with_index(x, 1)
+
+
+def _matmul() -> Iterator[tuple[str, Call]]:
+    for dtype in FLOATING:
+        a, b, bias = _meta(512, 256, dtype=dtype), _meta(256, 384, dtype=dtype), _meta(384, dtype=dtype)
+        yield f"matmul {dtype}", lambda a=a, b=b, bias=bias: matmul.matmul(a, b, bias)
+    yield "matmul, batched transpose", lambda: matmul.matmul(_meta(4, 65, 33).mT, _meta(4, 65, 77))
+    yield "matmul, long sum", lambda: matmul.matmul(_meta(64, 1 << 16), _meta(1 << 16, 64))
+    yield "matmul, TF32", lambda: matmul.matmul(_meta(512, 512), _meta(512, 512), allow_tf32=True)
+
+
+#: (input, weight, stride, padding, dilation, groups)
+CONVOLUTIONS = {
+    "3x3": ((8, 64, 56, 56), (64, 64, 3, 3), 1, 1, 1, 1),
+    "3x3 stride 2": ((8, 64, 56, 56), (128, 64, 3, 3), 2, 1, 1, 1),
+    "1x1 stride 2": ((8, 64, 56, 56), (128, 64, 1, 1), 2, 0, 1, 1),
+    "stem": ((8, 3, 224, 224), (64, 3, 7, 7), 2, 3, 1, 1),
+    "groups": ((8, 64, 14, 14), (64, 16, 3, 3), 1, 2, 2, 4),
+    "depthwise": ((8, 64, 14, 14), (64, 1, 3, 3), 1, 1, 1, 64),
+}
+
+
+def _convolution() -> Iterator[tuple[str, Call]]:
+    for name, (x_shape, w_shape, *how) in CONVOLUTIONS.items():
+        for dtype in FLOATING if name == "3x3" else HALF_AND_FULL:
+            x, w = _image(*x_shape, dtype=dtype), _image(*w_shape, dtype=dtype)
+            y = conv2d.conv2d(x, w, None, *how)
+            bias = _meta(w_shape[0], dtype=dtype)
+            label = f"convolution {name} {dtype}"
+            yield label, lambda x=x, w=w, bias=bias, how=how: conv2d.conv2d(x, w, bias, *how)
+            yield (
+                f"{label}, input gradient",
+                lambda x=x, w=w, y=y, how=how: conv2d.conv2d_input_grad(y, w, x.shape, *how),
+            )
+            yield (
+                f"{label}, weight gradient",
+                lambda x=x, w=w, y=y, how=how: conv2d.conv2d_weight_grad(y, x, w.shape, *how),
+            )
+
+
+def _indexing() -> Iterator[tuple[str, Call]]:
+    x, i = _meta(100, 64), _index(32)
+    yield "index", lambda: indexing.index(x, [i])
+    yield "index, both", lambda: indexing.index(x, [i, i])
+    yield "index_put", lambda: indexing.index_put(x, [i], _meta(32, 64))
+    yield "index_put, accumulate", lambda: indexing.index_put(x, [i], _meta(32, 64), True)
+    yield "index_grad", lambda: indexing.index_grad(_meta(32, 64), [i], x.shape)
+    yield "gather", lambda: indexing.gather(x, 1, _index(100, 5))
+    yield "scatter_add", lambda: indexing.scatter_add(x, 1, _index(100, 5), _meta(100, 5))
+    yield "nonzero, count", lambda: indexing._nonzero_first(x)
+    yield "nonzero, write", lambda: indexing._nonzero_coordinates(x, _index(9), _index(50, 2))
+    yield "sort", lambda: sorting.sort_order(_index(5000))
+    yield "sort, one tile", lambda: sorting.sort_order(_index(100))
+
+
+def _random() -> Iterator[tuple[str, Call]]:
+    for dtype in FLOATING:
+        x = _meta(5000, dtype=dtype)
+        yield f"uniform {dtype}", lambda x=x: random.uniform(x, 1, 2)
+        yield f"normal {dtype}", lambda x=x: random.normal(x, 1, 2)
+        yield f"dropout {dtype}", lambda x=x: random.dropout(x, 0.3, 1, 2)
+    yield "exponential", lambda: random.exponential(_meta(100), 1, 2)
+    yield "bernoulli", lambda: random.bernoulli(_meta(100), 1, 2)
+    yield "integers", lambda: random.integers(_index(100), 1, 2, 0, 10)
+    yield "permutation", lambda: random.permutation(1000, META, 1, 2)
+
+
+def _sgd(dtype: torch.dtype, momentum: float, **options: bool) -> None:
+    parameters = [_meta(n, dtype=dtype) for n in (64, 4096, 10)]
+    optimizer.sgd(parameters, parameters, parameters, lr=0.1, momentum=momentum, weight_decay=0.1, **options)
+
+
+def _optimizer() -> Iterator[tuple[str, Call]]:
+    for dtype in FLOATING:
+        yield f"sgd {dtype}", lambda dtype=dtype: _sgd(dtype, 0.0)
+        yield f"sgd with momentum {dtype}", lambda dtype=dtype: _sgd(dtype, 0.9, nesterov=True)
+    yield "sgd, first step", lambda: _sgd(torch.float32, 0.9, first=True, maximize=True)
+
+
+def _batch_norm() -> Iterator[tuple[str, Call]]:
+    for dtype in FLOATING:
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        c = _meta(64, dtype=wide)
+        x = _image(32, 64, 28, 28, dtype=dtype)
+        yield f"batch_norm {dtype}", lambda x=x, c=c: batch_norm.batch_norm(x, c, c, c, c)
+        yield f"batch_norm, inference {dtype}", lambda x=x, c=c: batch_norm.batch_norm_inference(x, c, c, c, c)
+        yield f"batch_norm, gradient {dtype}", lambda x=x, c=c: batch_norm.batch_norm_grad(x, x, c, c, c)
+    yield "batch_norm, no affine, NCHW", lambda: batch_norm.batch_norm(_meta(8, 16, 7, 7))
+
+
+def _pooling() -> Iterator[tuple[str, Call]]:
+    for dtype in FLOATING:
+        x = _image(8, 64, 57, 57, dtype=dtype)
+        y, taps = pooling.max_pool2d(x, 3, 2, 1)
+        yield f"max_pool2d {dtype}", lambda x=x: pooling.max_pool2d(x, 3, 2, 1)
+        yield (
+            f"max_pool2d, gradient {dtype}",
+            lambda y=y, t=taps, s=x.shape: pooling.max_pool2d_input_grad(y, t, s, 3, 2, 1),
+        )
+        yield f"max_pool2d, select {dtype}", lambda x=x, t=taps: pooling.max_pool2d_select(x, t, 3, 2, 1)
+        yield f"avg_pool2d {dtype}", lambda x=x: pooling.avg_pool2d(x, 3, 2, 1)
+        yield f"adaptive_avg_pool2d {dtype}", lambda x=x: pooling.adaptive_avg_pool2d(x, 1)
+    x = _image(8, 64, 57, 57)
+    y, taps = pooling.max_pool2d(x, 3, 2, 1)
+    yield "max_pool2d, indices", lambda: pooling.max_pool2d_indices(taps, x.shape, 3, 2, 1)
+    yield "avg_pool2d, gradient", lambda: pooling.avg_pool2d_input_grad(y, x.shape, 3, 2, 1)
+    yield (
+        "adaptive_avg_pool2d, gradient",
+        lambda: pooling.adaptive_avg_pool2d_input_grad(_image(8, 64, 5, 5), x.shape, 5),
+    )
+
+
+def _softmax_and_loss() -> Iterator[tuple[str, Call]]:
+    target = _index(64)
+    for dtype in FLOATING:
+        x, total = _meta(64, 1000, dtype=dtype), _meta(dtype=torch.float32)
+        yield f"softmax {dtype}", lambda x=x: softmax.softmax(x, 1)
+        yield f"log_softmax {dtype}", lambda x=x: softmax.log_softmax(x, 1)
+        yield f"softmax, gradient {dtype}", lambda x=x: softmax.softmax_input_grad(x, x, 1)
+        yield f"log_softmax, gradient {dtype}", lambda x=x: softmax.log_softmax_input_grad(x, x, 1)
+        yield f"cross_entropy {dtype}", lambda x=x: _cross_entropy_both_ways(x, target)
+        yield f"nll_loss {dtype}", lambda x=x, total=total: loss.nll_loss(x, target)
+    x = _meta(64, 1000)
+    yield "softmax of columns", lambda: softmax.softmax(_meta(1000, 300), 0)
+    yield "softmax of long rows", lambda: softmax.softmax(_meta(8, 200000), 1)
+    yield "cross_entropy, probabilities", lambda: _cross_entropy_both_ways(x, x)
+    yield "nll_loss, gradient", lambda: loss.nll_loss_input_grad(_meta(), target, None, _meta(), x.shape)
+
+
+def _cross_entropy_both_ways(x: torch.Tensor, target: torch.Tensor) -> None:
+    weight = _meta(x.shape[1], dtype=x.dtype)
+    y, *saved = loss.cross_entropy(x, target, weight, label_smoothing=0.1)
+    loss.cross_entropy_input_grad(y, x, target, weight, *saved, label_smoothing=0.1)
+
+
+LAUNCHES: dict[str, Call] = {}
+for _family in (
+    _elementwise,
+    _reduction,
+    _matmul,
+    _convolution,
+    _indexing,
+    _random,
+    _optimizer,
+    _batch_norm,
+    _pooling,
+    _softmax_and_loss,
+):
+    LAUNCHES.update(_family())

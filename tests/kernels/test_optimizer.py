@@ -1,0 +1,137 @@
+"""SGD on all parameters at once, against torch's own optimiser step by step."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from tests.closeness import EPSILON
+from tests.poison import poisoned_memory  # noqa: F401
+from tinyflow.kernels import launch, optimizer
+from tinyflow.kernels.launch import Config
+
+#: A scalar, an empty one, one element more than a chunk, channels-last, transposed, and gaps.
+SHAPES = [(), (0, 3), (2049,), (300, 7), (1,), (5, 4, 3, 3)]
+
+
+def _parameters(dtype: torch.dtype) -> list[torch.Tensor]:
+    made = [torch.randn(s).to(dtype) for s in SHAPES]
+    made.append(torch.randn(4, 3, 5, 5).to(dtype).contiguous(memory_format=torch.channels_last))
+    made.append(torch.randn(7, 5).to(dtype).t())
+    made.append(torch.randn(6, 8).to(dtype)[::2, 1::3])
+    return made
+
+
+def assert_steps_agree(dtype: torch.dtype, steps: int = 3, **settings) -> None:
+    """The same parameters after some steps; gradients lie in memory unlike their parameters."""
+    params = _parameters(dtype)
+    reference = [torch.nn.Parameter(p.double().clone()) for p in params]
+    reference_optimizer = torch.optim.SGD(reference, lr=0.1, **settings)
+    buffers = [torch.full_like(p, float("nan")) for p in params] if settings.get("momentum") else None
+    for step in range(steps):
+        grads = [
+            torch.randn(tuple(reversed(p.shape))).to(dtype).permute(tuple(reversed(range(p.dim())))) for p in params
+        ]
+        for p, g in zip(reference, grads):
+            p.grad = g.double().clone()
+        lr = reference_optimizer.param_groups[0]["lr"] = 0.1 / (step + 1)
+        reference_optimizer.step()
+        optimizer.sgd(params, grads, buffers, lr=lr, first=step == 0, **settings)
+    for k, (p, r) in enumerate(zip(params, reference)):
+        error = (p.double() - r).abs().max() if p.numel() else 0
+        assert error <= 4 * steps * EPSILON[dtype] * (1 + (r.abs().max() if p.numel() else 0)), k
+        if buffers is not None and p.numel():
+            expected = reference_optimizer.state[r]["momentum_buffer"]
+            assert (buffers[k].double() - expected).abs().max() <= 4 * steps * EPSILON[dtype] * (
+                1 + expected.abs().max()
+            )
+
+
+SETTINGS = [
+    {},
+    {"weight_decay": 0.1},
+    {"momentum": 0.9},
+    {"momentum": 0.9, "dampening": 0.3, "weight_decay": 0.01},
+    {"momentum": 0.8, "nesterov": True, "weight_decay": 0.1},
+    {"momentum": 0.9, "maximize": True, "weight_decay": 0.1},
+    {"maximize": True},
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: "-".join(s) or "plain")
+def test_agrees_with_torch(settings: dict) -> None:
+    assert_steps_agree(torch.float64, **settings)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_dtypes(dtype: torch.dtype) -> None:
+    assert_steps_agree(dtype, momentum=0.9, nesterov=True, weight_decay=0.05)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [*optimizer.sgd_configs.shipped, Config({"CHUNKS": 4, "BLOCK": 16})],
+    ids=lambda c: "-".join(map(str, c.blocks.values())),
+)
+def test_shipped_configs(config: Config) -> None:
+    with optimizer.sgd_configs.forced(config):
+        assert_steps_agree(torch.float32, steps=2, momentum=0.9, weight_decay=0.1)
+
+
+def test_float32_steps_are_torchs_to_a_bit_or_two() -> None:
+    p, g = torch.randn(1000), torch.randn(1000)
+    reference = torch.nn.Parameter(p.clone())
+    reference.grad = g.clone()
+    torch.optim.SGD([reference], lr=0.1, weight_decay=0.01).step()
+    optimizer.sgd([p], [g], lr=0.1, weight_decay=0.01)
+    torch.testing.assert_close(p, reference.detach(), rtol=3e-7, atol=3e-8)
+
+
+def test_dtypes_in_one_call() -> None:
+    """One launch for each dtype."""
+    params = [torch.ones(5, dtype=d) for d in (torch.float32, torch.float64, torch.float32, torch.bfloat16)]
+    with launch.count() as records:
+        optimizer.sgd(params, [torch.ones_like(p) for p in params], lr=0.5)
+    assert [r.kernel for r in records].count("_sgd_kernel") == 3
+    assert all((p == 0.5).all() for p in params)
+
+
+def test_neighbours_in_memory_are_not_touched() -> None:
+    memory = torch.full((3, 100), 7.0)
+    params = [memory[1, 10:20], memory[1, 30:31]]
+    optimizer.sgd(params, [torch.ones_like(p) for p in params], lr=1.0)
+    expected = torch.full((3, 100), 7.0)
+    expected[1, 10:20] = expected[1, 30:31] = 6.0
+    assert torch.equal(memory, expected)
+
+
+def test_nothing_to_update() -> None:
+    optimizer.sgd([], [], lr=0.1)
+    optimizer.sgd([torch.empty(0)], [torch.empty(0)], [torch.empty(0)], lr=0.1, momentum=0.9)
+
+
+def test_a_new_learning_rate_compiles_nothing() -> None:
+    """Settings are arguments, never part of what is compiled."""
+    names = optimizer._sgd_kernel.arg_names
+    constant = {names[k] for k in getattr(optimizer._sgd_kernel, "constexprs", [])}
+    assert not constant & {"lr", "momentum", "dampening", "weight_decay"}
+    p = torch.ones(3)
+    for lr in itertools.islice(itertools.count(1), 3):
+        optimizer.sgd([p], [torch.ones(3)], lr=lr / 8)
+    assert p.tolist() == [0.25] * 3
+
+
+def test_errors() -> None:
+    p = torch.ones(3)
+    with pytest.raises(ValueError, match="sgd: expected one gradient for each of 1 parameters, got 0"):
+        optimizer.sgd([p], [], lr=0.1)
+    with pytest.raises(ValueError, match="sgd: expected momentum_buffers with momentum"):
+        optimizer.sgd([p], [p], lr=0.1, momentum=0.9)
+    with pytest.raises(RuntimeError, match=r"gradient of parameter 0 to be \(3,\) torch.float32 on cpu, got \(2,\)"):
+        optimizer.sgd([p], [torch.ones(2)], lr=0.1)
+    with pytest.raises(RuntimeError, match=r"momentum buffer of parameter 0 to be .* got .* torch.float64"):
+        optimizer.sgd([p], [p], [p.double()], lr=0.1, momentum=0.9)
+    with pytest.raises(TypeError, match=r"sgd: expected floating-point parameter 0, got torch.int64"):
+        optimizer.sgd([p.long()], [p.long()], lr=0.1)
