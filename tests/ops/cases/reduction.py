@@ -1,0 +1,33 @@
+"""Reductions over one, several and all dimensions; extremes of spaced values, so that a finite difference keeps the
+winner."""
+
+import numpy as np
+import torch
+
+from tests.ops.case import case
+
+CUBE = (3, 5, 2)
+WITH_ZEROS = np.array([[2.0, 0.0, 3.0], [0.0, 0.0, 4.0], [1.5, -2.0, 0.5]])  # one, two and no zeros in a row
+WITH_TIES = np.array([[1.0, 2.0, 2.0], [0.0, 0.0, 0.0], [3.0, 1.0, 2.0]])
+FLAGS = np.array([[True, False, True], [False, False, False], [True, True, True]])
+
+CASES = [
+    *[case(n, (CUBE,), torch=getattr(torch, n), length=30) for n in ("sum", "mean", "var", "std")], *[case(n, (CUBE,),
+    torch=getattr(torch, n), dim=(0, 2), keepdim=True, length=6) for n in ("sum", "mean", "var", "std")], *[case(n,
+    (CUBE,), torch=getattr(torch, n), dim=-2, length=5, label="middle") for n in ("sum", "mean", "var", "std")],
+    *[case(n, ((),), torch=getattr(torch, n), label="scalar") for n in ("sum", "mean", "prod")], *[case(n, ((4, 0),),
+    torch=getattr(torch, n), dim=1, label="empty", gradient=False) for n in ("sum", "mean")], case("var", (CUBE,),
+    torch=torch.var, dim=1, correction=0, length=5, label="population"), case("std", (WITH_TIES,), torch=torch.std,
+    dim=1, length=3, second=False, gradient=False, label="constant row"), case("prod", (CUBE,), torch=torch.prod,
+    length=30), case("prod", (CUBE,), torch=torch.prod, dim=1, keepdim=True, length=5), case("prod", (WITH_ZEROS,),
+    torch=torch.prod, dim=1, length=3, label="zeros"), *[case(n, (CUBE,), torch=getattr(torch, n), spaced=True, dim=(0,
+    1)) for n in ("amax", "amin")], *[case(n, (CUBE,), torch=getattr(torch, n), spaced=True, dim=1, keepdim=True,
+    output=0) for n in ("max", "min")], *[case(n, (CUBE,), torch=getattr(torch, n), spaced=True, dim=-1, output=1,
+    gradient=False, label="indices")
+      for n in ("max", "min")],
+    *[case(n, (CUBE,), torch=getattr(torch, n), spaced=True, label="all") for n in ("max", "min")],
+    *[case(n, (CUBE,), torch=getattr(torch, n), dim=1, gradient=False) for n in ("argmax", "argmin")],
+    *[case(n, (CUBE,), torch=getattr(torch, n), gradient=False, label="all") for n in ("argmax", "argmin")],
+    *[case(n, (FLAGS,), torch=getattr(torch, n), dim=1, gradient=False) for n in ("any", "all")],
+    case("count_nonzero", (WITH_ZEROS,), torch=torch.count_nonzero, dim=1, gradient=False),
+]  # fmt: skip

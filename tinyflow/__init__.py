@@ -1,0 +1,65 @@
+"""tinyflow: a deep-learning framework whose every floating-point operation is a Triton kernel of its own."""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"
+
+from tinyflow import autograd as autograd  # first: it settles how kernels run, and defines the graph that Tensor is part of
+from tinyflow.autograd import enable_grad as enable_grad
+from tinyflow.autograd import inference_mode as inference_mode
+from tinyflow.autograd import no_grad as no_grad
+from tinyflow.autograd import set_grad_enabled as set_grad_enabled
+from tinyflow.autograd.grad_mode import is_grad_enabled as is_grad_enabled
+from tinyflow.autograd.grad_mode import is_inference_mode_enabled as is_inference_mode_enabled
+from tinyflow.kernels.dtypes import can_cast as can_cast
+from tinyflow.kernels.dtypes import promote_types as promote_types
+from tinyflow.kernels.memory import bfloat16 as bfloat16
+from tinyflow.kernels.memory import bool_ as bool  # noqa: F401
+from tinyflow.kernels.memory import channels_last as channels_last
+from tinyflow.kernels.memory import contiguous_format as contiguous_format
+from tinyflow.kernels.memory import device as device
+from tinyflow.kernels.memory import dtype as dtype
+from tinyflow.kernels.memory import finfo as finfo
+from tinyflow.kernels.memory import float16 as float16
+from tinyflow.kernels.memory import float32 as float32
+from tinyflow.kernels.memory import float64 as float64
+from tinyflow.kernels.memory import get_default_device as get_default_device
+from tinyflow.kernels.memory import get_default_dtype as get_default_dtype
+from tinyflow.kernels.memory import gpu_available as gpu_available
+from tinyflow.kernels.memory import iinfo as iinfo
+from tinyflow.kernels.memory import int8 as int8
+from tinyflow.kernels.memory import int16 as int16
+from tinyflow.kernels.memory import int32 as int32
+from tinyflow.kernels.memory import int64 as int64
+from tinyflow.kernels.memory import memory_format as memory_format
+from tinyflow.kernels.memory import preserve_format as preserve_format
+from tinyflow.kernels.memory import set_default_device as set_default_device
+from tinyflow.kernels.memory import set_default_dtype as set_default_dtype
+from tinyflow.kernels.memory import synchronize as synchronize
+from tinyflow.kernels.memory import uint8 as uint8
+from tinyflow.ops.arithmetic import *
+from tinyflow.ops.conv2d import *
+from tinyflow.ops.copy import *
+from tinyflow.ops.creation import *
+from tinyflow.ops.indexing import *
+from tinyflow.ops.matmul import *
+from tinyflow.ops.random import *
+from tinyflow.ops.reduction import *
+from tinyflow.ops.shape import *
+from tinyflow.ops.softmax import *
+from tinyflow.profiler import count_launches as count_launches
+from tinyflow.random import Generator as Generator
+from tinyflow.random import get_rng_state as get_rng_state
+from tinyflow.random import initial_seed as initial_seed
+from tinyflow.random import manual_seed as manual_seed
+from tinyflow.random import seed as seed
+from tinyflow.random import set_rng_state as set_rng_state
+from tinyflow.serialization import load as load
+from tinyflow.serialization import save as save
+from tinyflow.tensor import Size as Size
+from tinyflow.tensor import Tensor as Tensor
+
+from tinyflow import nn as nn  # isort: skip
+from tinyflow import optim as optim  # isort: skip
+
+half, short, int, long, float, double = float16, int16, int32, int64, float32, float64

@@ -1,0 +1,84 @@
+"""2-d convolution: forward, input gradient and weight gradient, each the derivative of the others.
+
+All three are linear in each of two tensors out of x, weight and the output's gradient, and are the same sum of products
+read three ways; so derivatives of every order stay within the three.
+"""
+
+from __future__ import annotations
+
+from tinyflow.kernels import conv2d as kernels
+from tinyflow.kernels.conv2d.geometry import IntPair, Padding
+from tinyflow.ops.define import Op, define
+from tinyflow.ops.shape import squeeze, unsqueeze
+from tinyflow.tensor import Tensor
+
+METHODS: list[str] = []
+__all__ = ["conv2d"]
+
+convolve2d: Op = define(
+    kernels.conv2d,
+    x=lambda g, weight, x_shape, stride, padding, dilation, groups, allow_tf32: conv2d_input_grad(
+        g, weight, x_shape, stride, padding, dilation, groups, allow_tf32
+    ),
+    weight=lambda g, x, weight_shape, stride, padding, dilation, groups, allow_tf32: conv2d_weight_grad(
+        g, x, weight_shape, stride, padding, dilation, groups, allow_tf32
+    ),
+    bias=lambda g: g.sum((0, 2, 3)),
+)
+
+conv2d_input_grad: Op = define(
+    kernels.conv2d_input_grad,
+    grad=lambda g, weight, stride, padding, dilation, groups, allow_tf32: convolve2d(
+        g, weight, None, stride, padding, dilation, groups, allow_tf32
+    ),
+    weight=lambda g, grad, weight_shape, stride, padding, dilation, groups, allow_tf32: conv2d_weight_grad(
+        grad, g, weight_shape, stride, padding, dilation, groups, allow_tf32
+    ),
+)
+
+conv2d_weight_grad: Op = define(
+    kernels.conv2d_weight_grad,
+    grad=lambda g, x, stride, padding, dilation, groups, allow_tf32: convolve2d(
+        x, g, None, stride, padding, dilation, groups, allow_tf32
+    ),
+    x=lambda g, grad, x_shape, stride, padding, dilation, groups, allow_tf32: conv2d_input_grad(
+        grad, g, x_shape, stride, padding, dilation, groups, allow_tf32
+    ),
+)
+
+
+def conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: IntPair = 1,
+    padding: Padding | str = 0,
+    dilation: IntPair = 1,
+    groups: int = 1,
+) -> Tensor:
+    """The sums of products of ``weight`` with the windows of ``input``.
+
+    Args:
+        input: (N, C, H, W), or (C, H, W) for one image.
+        weight: (K, C / groups, R, S).
+        bias: (K,).
+        stride, dilation: an integer, or (height, width).
+        padding: zeros around the image: an integer, (height, width), ((top, bottom), (left, right)), ``"valid"`` for
+            none, or ``"same"`` for as many as keep the size (with stride 1).
+        groups: parts into which the channels are divided; each part of the output sees its part of the input.
+
+    Returns (N, K, P, Q) in channels-last memory, or (K, P, Q).
+
+    Raises:
+        RuntimeError: on shapes, dtypes or devices that do not fit.
+        ValueError: on an unknown word for padding.
+        TypeError: on dtypes that are not floating point, or parameters that are no integers.
+    """
+    if isinstance(padding, str):
+        if padding not in ("same", "valid"):
+            raise ValueError(f"conv2d: expected padding 'same', 'valid' or integers, got {padding!r}")
+        same = padding == "same"
+        padding = kernels.same_padding("conv2d", weight.shape[2:], stride, dilation) if same else 0
+    if input.dim() != 3:
+        return convolve2d(input, weight, bias, stride, padding, dilation, groups)
+    return squeeze(convolve2d(unsqueeze(input, 0), weight, bias, stride, padding, dilation, groups), 0)

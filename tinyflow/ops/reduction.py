@@ -1,0 +1,236 @@
+"""Reductions and their gradients: a reduced dimension's gradient is spread over it again."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+from tinyflow.kernels import reduction as kernels
+from tinyflow.kernels.reduction import Dims, normalize_dims
+from tinyflow.ops import arithmetic
+from tinyflow.ops.creation import arange
+from tinyflow.ops.define import Op, define
+from tinyflow.tensor import Tensor
+
+METHODS = [
+    "sum",
+    "mean",
+    "prod",
+    "var",
+    "std",
+    "amax",
+    "amin",
+    "max",
+    "min",
+    "argmax",
+    "argmin",
+    "any",
+    "all",
+    "count_nonzero",
+]  # fmt: skip
+__all__ = [
+    "sum",
+    "mean",
+    "prod",
+    "var",
+    "std",
+    "amax",
+    "amin",
+    "max",
+    "min",
+    "argmax",
+    "argmin",
+    "any",
+    "all",
+    "count_nonzero",
+    "var_mean",
+    "std_mean",
+]  # fmt: skip
+
+Shape = tuple[int, ...]
+
+
+class Extremum(NamedTuple):
+    """The greatest or least elements along a dimension, and their positions."""
+
+    values: Tensor
+    indices: Tensor
+
+
+def _keep(y: Tensor, shape: Shape, dim: Dims, keepdim: bool) -> Tensor:
+    """A reduction's result or its gradient, with the reduced dimensions as 1."""
+    if keepdim:
+        return y
+    dims = normalize_dims("reduction", dim, len(shape))
+    return y.reshape(tuple(1 if k in dims else n for k, n in enumerate(shape)))
+
+
+def _spread(g: Tensor, shape: Shape, dim: Dims, keepdim: bool) -> Tensor:
+    return _keep(g, shape, dim, keepdim).expand(shape)
+
+
+def _count(shape: Shape, dim: Dims) -> int:
+    return math.prod(shape[d] for d in normalize_dims("reduction", dim, len(shape)))
+
+
+def _var_grad(g: Tensor, x: Tensor, dim: Dims, correction: float, keepdim: bool) -> Tensor:
+    shape = tuple(x.shape)
+    freedom = _count(shape, dim) - correction
+    return _spread(g * (2 / freedom if freedom > 0 else math.nan), shape, dim, keepdim) * (x - mean(x, dim, True))
+
+
+def _std_grad(g: Tensor, x: Tensor, y: Tensor, dim: Dims, correction: float, keepdim: bool) -> Tensor:
+    slope = arithmetic.where(y == 0, 0.0, g / (2 * y))  # constant elements: the gradient that torch gives
+    return _var_grad(slope, x, dim, correction, keepdim)
+
+
+def _extreme_grad(g: Tensor, x: Tensor, y: Tensor, dim: Dims, keepdim: bool) -> Tensor:
+    """The gradient in equal shares to every element that is as great (as small) as the result."""
+    shape = tuple(x.shape)
+    ties = (x == _keep(y, shape, dim, keepdim)).to(g.dtype)
+    return _spread(g, shape, dim, keepdim) * (ties / sum(ties, dim, True))
+
+
+def _choice_grad(g: Tensor, indices: Tensor, shape: Shape, dim: int, keepdim: bool) -> Tensor:
+    """The gradient at the chosen positions, zeros elsewhere."""
+    if not shape:
+        return g
+    (dim,) = normalize_dims("max", dim, len(shape))
+    positions = arange(shape[dim], device=g.device).reshape(
+        tuple(shape[dim] if k == dim else 1 for k in range(len(shape)))
+    )
+    chosen = _keep(indices, shape, dim, keepdim) == positions
+    return arithmetic.where(chosen, _spread(g, shape, dim, keepdim), 0)
+
+
+def _prod_grad(g: Tensor, x: Tensor, y: Tensor, dim: int | None, keepdim: bool) -> Tensor:
+    if dim is None:
+        flat = x.reshape(-1)
+        return _prod_grad(g.reshape(()), flat, y.reshape(()), 0, False).reshape(x.shape)
+    shape = tuple(x.shape)
+    if x.is_meta or not any(x == 0):
+        return _spread(g * y, shape, dim, keepdim) / x
+    return _spread(g, shape, dim, keepdim) * _product_of_others(x, dim)
+
+
+def _product_of_others(x: Tensor, dim: int) -> Tensor:
+    """For each element the product of the others along ``dim``, from a table of n² factors: right at zeros too."""
+    if x.dim() == 0:
+        return x * 0 + 1
+    columns = x.transpose(dim, -1)
+    n = columns.shape[-1]
+    place = arange(n, device=x.device)
+    itself = place.reshape(n, 1) == place.reshape(1, n)
+    factors = arithmetic.where(itself, 1.0, columns.unsqueeze(-2))
+    return prod(factors, -1).transpose(dim, -1)
+
+
+sum: Op = define(kernels.sum, x=lambda g, x_shape, dim, keepdim: _spread(g, x_shape, dim, keepdim))
+mean: Op = define(
+    kernels.mean, x=lambda g, x_shape, dim, keepdim: _spread(g / _count(x_shape, dim), x_shape, dim, keepdim)
+)
+prod: Op = define(kernels.prod, x=_prod_grad)
+_var = define(kernels.var, x=_var_grad)
+_std = define(kernels.std, x=_std_grad)
+amax = define(kernels.amax, x=_extreme_grad)
+amin = define(kernels.amin, x=_extreme_grad)
+argmax = define(kernels.argmax, x=None)
+argmin = define(kernels.argmin, x=None)
+any: Op = define(kernels.any, x=None)
+all = define(kernels.all, x=None)
+_max = define(
+    kernels.max_with_index,
+    name="max",
+    outputs=("y", "indices"),
+    x=lambda g, indices, x_shape, dim, keepdim: _choice_grad(g, indices, x_shape, dim, keepdim),
+)
+_min = define(
+    kernels.min_with_index,
+    name="min",
+    outputs=("y", "indices"),
+    x=lambda g, indices, x_shape, dim, keepdim: _choice_grad(g, indices, x_shape, dim, keepdim),
+)
+
+
+def max(input: Tensor, dim: int | Tensor | None = None, keepdim: bool = False) -> Any:
+    """The greatest element; with ``dim`` the (values, indices) along it; with a tensor in its place the elementwise
+    maximum.
+
+    Without ``dim`` equal elements share the gradient; with it the element at ``indices``, the first, has it all.
+    """
+    if isinstance(dim, Tensor):
+        return arithmetic.maximum(input, dim)
+    return amax(input) if dim is None else Extremum(*_max(input, dim, keepdim))
+
+
+def min(input: Tensor, dim: int | Tensor | None = None, keepdim: bool = False) -> Any:
+    """The least element; as :func:`max`."""
+    if isinstance(dim, Tensor):
+        return arithmetic.minimum(input, dim)
+    return amin(input) if dim is None else Extremum(*_min(input, dim, keepdim))
+
+
+def _spread_arguments(dim: Dims | bool, unbiased: bool | None, correction: float | None) -> tuple[Dims, float]:
+    """torch's ``var(x, unbiased)``, ``var(x, dim, unbiased)`` and ``var(x, dim, correction=)``."""
+    if isinstance(dim, bool):
+        dim, unbiased = None, dim
+    if unbiased is not None and correction is not None:
+        raise TypeError("expected one of unbiased= and correction=, got both")
+    if unbiased is not None:
+        correction = 1 if unbiased else 0
+    return dim, 1 if correction is None else correction
+
+
+def var(
+    input: Tensor,
+    dim: Dims | bool = None,
+    unbiased: bool | None = None,
+    keepdim: bool = False,
+    *,
+    correction: float | None = None,
+) -> Tensor:
+    """The variance over ``dim``: squared deviations from the mean over ``n − correction`` (1 unless given)."""
+    dim, correction = _spread_arguments(dim, unbiased, correction)
+    return _var(input, dim, correction, keepdim)
+
+
+def std(
+    input: Tensor,
+    dim: Dims | bool = None,
+    unbiased: bool | None = None,
+    keepdim: bool = False,
+    *,
+    correction: float | None = None,
+) -> Tensor:
+    """The standard deviation over ``dim``; as :func:`var`."""
+    dim, correction = _spread_arguments(dim, unbiased, correction)
+    return _std(input, dim, correction, keepdim)
+
+
+def var_mean(
+    input: Tensor,
+    dim: Dims = None,
+    unbiased: bool | None = None,
+    keepdim: bool = False,
+    *,
+    correction: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """(:func:`var`, :func:`mean`)."""
+    return var(input, dim, unbiased, keepdim, correction=correction), mean(input, dim, keepdim)
+
+
+def std_mean(
+    input: Tensor,
+    dim: Dims = None,
+    unbiased: bool | None = None,
+    keepdim: bool = False,
+    *,
+    correction: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """(:func:`std`, :func:`mean`)."""
+    return std(input, dim, unbiased, keepdim, correction=correction), mean(input, dim, keepdim)
+
+
+def count_nonzero(input: Tensor, dim: Dims = None) -> Tensor:
+    """How many elements over ``dim`` are nonzero."""
+    return sum(input != 0, dim)

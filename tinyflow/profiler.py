@@ -1,0 +1,202 @@
+"""What runs where, and what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from tinyflow.autograd.grad_mode import set_grad_enabled
+from tinyflow.autograd.graph import AccumulateGrad, Node
+from tinyflow.kernels import memory, mode
+from tinyflow.kernels.ceilings import Ceilings as Ceilings
+from tinyflow.kernels.ceilings import known as known_ceilings
+from tinyflow.kernels.configs import planned_for_gpu as planned_for_gpu
+from tinyflow.kernels.launch import Cost as Cost
+from tinyflow.kernels.launch import Record as Record
+from tinyflow.kernels.launch import count as count_launches
+from tinyflow.tensor import Tensor
+
+if TYPE_CHECKING:
+    from tinyflow.nn import Module
+    from tinyflow.optim import Optimizer
+
+
+def interpreting() -> bool:
+    """True where kernels run in Triton's interpreter on the CPU, False where they are compiled for a GPU."""
+    return mode.INTERPRETING
+
+
+def device_name(device: str | memory.device | None = None) -> str:
+    """A device's name as its driver gives it, or ``cpu``; None is the default device."""
+    return memory.device_name(memory.as_device(device))
+
+
+@dataclass
+class Layer:
+    """One call of a layer, or the loss, or the optimiser: what it gave, and the launches that it took."""
+
+    name: str
+    kind: str
+    output: tuple[int, ...]
+    parameters: int
+    forward: list[Record] = field(default_factory=list)
+    backward: list[Record] = field(default_factory=list)
+
+
+def total(records: Sequence[Record]) -> Cost:
+    """The sum of what launches cost."""
+    return Cost(sum(r.cost.flops for r in records), sum(r.cost.bytes for r in records))
+
+
+def summarise(
+    model: Module,
+    images: Tensor,
+    loss: Callable[[Tensor], Tensor] | None = None,
+    optimizer: Optimizer | None = None,
+) -> list[Layer]:
+    """What each call of a layer gives and launches, in the order of a forward pass.
+
+    On the ``meta`` device nothing is computed, and the counts are those of a GPU: its configurations are chosen. A module
+    with others inside is listed where it launches something itself, such as the addition of a residual block.
+
+    Args:
+        model, images: on one device.
+        loss: of the model's output; with it the backward pass is counted too, and each launch of it belongs to the layer
+            whose operation it differentiates.
+        optimizer: counted in its second step, when its buffers are there.
+    """
+    # Names are fixed before a second step, which only brings the optimiser's buffers about
+    layers = _Layers(model)
+    with count_launches() as records, planned_for_gpu(), set_grad_enabled(loss is not None):
+        with layers.watched(records):
+            output = model(images)
+        if loss is not None:
+            with layers.called("(loss)", "loss", (), records):
+                value = loss(output)
+            layers.own(value, [output])
+            with layers.attributed(value, records):
+                value.backward()
+        if optimizer is not None:
+            optimizer.step()
+            records.clear()
+            with layers.called("(optimizer)", type(optimizer).__name__, (), records):
+                optimizer.step()
+    return layers.found
+
+
+class _Layers:
+    """Hands launches to the layer that made them, forwards by the calls and backwards by the nodes of the graph."""
+
+    def __init__(self, model: Module) -> None:
+        self.found: list[Layer] = []
+        self._names = {module: name or "(model)" for name, module in model.named_modules()}
+        self._counted: set[str] = set()
+        self._open: list[tuple[list[Record], tuple[Any, ...]]] = []  # calls, the outermost first: launches and inputs
+        self._owner: dict[Node, Layer] = {}
+
+    @contextmanager
+    def watched(self, records: list[Record]) -> Iterator[None]:
+        """Follows the calls of all modules in a block."""
+
+        def enter(module: Module, inputs: tuple[Any, ...]) -> None:
+            self._settle(records)
+            self._open.append(([], inputs))
+
+        def leave(module: Module, inputs: tuple[Any, ...], output: Any) -> None:
+            self._settle(records)
+            self._leave(module, output)
+
+        handles: list[Any] = []
+        try:
+            for module in self._names:
+                handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
+            records.clear()
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _settle(self, records: list[Record]) -> None:
+        if self._open:
+            self._open[-1][0].extend(records)
+        records.clear()
+
+    def _leave(self, module: Module, output: Any) -> None:
+        records, inputs = self._open.pop()
+        name = self._names[module]
+        leaf = not any(True for _ in module.children())
+        shape = tuple(output.shape) if isinstance(output, Tensor) else ()
+        layer = Layer(name, type(module).__name__, shape, 0, records)
+        if records or leaf:
+            own = {n: p for n, p in module.named_parameters(name, recurse=False) if n not in self._counted}
+            self._counted.update(own)
+            layer.parameters = sum(p.numel() for p in own.values())
+            self.found.append(layer)
+            self._claim(layer, output, inputs)
+
+    @contextmanager
+    def called(self, name: str, kind: str, shape: tuple[int, ...], records: list[Record]) -> Iterator[None]:
+        """A layer of what is launched in a block."""
+        records.clear()
+        yield
+        self.found.append(Layer(name, kind, shape, 0, list(records)))
+        records.clear()
+
+    def own(self, output: Tensor, inputs: Sequence[Tensor]) -> None:
+        """The last layer made ``output`` from ``inputs``."""
+        self._claim(self.found[-1], output, inputs)
+
+    def _claim(self, layer: Layer, output: Any, inputs: Sequence[Any]) -> None:
+        """Gives a layer the nodes between its inputs and its output that no layer inside it has."""
+        seen = {x.grad_fn for x in inputs if isinstance(x, Tensor)}
+        stack = [output.grad_fn] if isinstance(output, Tensor) else []
+        while stack:
+            node = stack.pop()
+            if node is None or node in seen or isinstance(node, AccumulateGrad):
+                continue
+            seen.add(node)
+            self._owner.setdefault(node, layer)
+            stack.extend(following for following, _ in node.next_functions)
+
+    @contextmanager
+    def attributed(self, value: Tensor, records: list[Record]) -> Iterator[None]:
+        """Hands the launches of the backward pass in a block to the layers whose nodes run."""
+        current = self.found[-1]  # what starts the backward pass belongs to the loss
+
+        def hand_over() -> None:
+            current.backward.extend(records)
+            records.clear()
+
+        def runs(layer: Layer) -> Callable[[Any], None]:
+            def hook(grads: Any) -> None:
+                nonlocal current
+                hand_over()
+                current = layer
+
+            return hook
+
+        handles = [node.register_prehook(runs(layer)) for node, layer in self._owner.items()]
+        records.clear()
+        try:
+            yield
+            hand_over()
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+__all__ = [
+    "Ceilings",
+    "Cost",
+    "Layer",
+    "Record",
+    "count_launches",
+    "device_name",
+    "interpreting",
+    "known_ceilings",
+    "planned_for_gpu",
+    "summarise",
+    "total",
+]

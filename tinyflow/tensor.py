@@ -1,0 +1,516 @@
+"""Tensor: a piece of device memory, its place in the graph, and what can be asked of it.
+
+Arithmetic is not here: ``tinyflow.ops`` binds every operation as a method when it is imported.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tinyflow import printing
+from tinyflow.autograd.grad_mode import enable_grad, is_grad_enabled
+from tinyflow.autograd.graph import AccumulateGrad, Edge, Node, RemovableHandle
+from tinyflow.kernels import elementwise, memory, strides
+from tinyflow.kernels.memory import Buffer
+
+if TYPE_CHECKING:
+    from tinyflow._tensor_methods import TensorMethods
+else:
+    TensorMethods = object
+
+Size = memory.Size
+
+
+class _Version:
+    """Counts the in-place changes of one piece of memory; all tensors on it share one counter."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0
+
+
+class Tensor(TensorMethods):
+    """An n-dimensional array on a device that remembers how it was computed.
+
+    Made by :func:`tinyflow.tensor`, :func:`tinyflow.zeros`, :func:`tinyflow.from_torch` … rather than by this class.
+    ``shape``, ``dtype``, ``device``, strides and views mean what they mean in torch.
+    """
+
+    __slots__ = (
+        "_data",
+        "_requires_grad",
+        "_grad",
+        "_grad_fn",
+        "_output_index",
+        "_counter",
+        "_accumulator",
+        "_base",
+        "_specs",
+        "_view_version",
+        "_hooks",
+        "_post_accumulate_hooks",
+        "_retains_grad",
+        "_fresh",
+        "_frozen_view",
+        "__weakref__",
+    )
+
+    _data: Buffer
+
+    #: Left operand of numpy arrays too: ``array * tensor`` comes here.
+    __array_priority__ = 1000
+
+    def __init__(self, data: Buffer, requires_grad: bool = False, _counter: _Version | None = None) -> None:
+        if not isinstance(data, Buffer):
+            raise TypeError(
+                f"Tensor: expected device memory, got {type(data).__name__}; use tinyflow.tensor(...) for data"
+            )
+        self._data = data
+        self._requires_grad = requires_grad
+        self._grad: Tensor | None = None
+        self._grad_fn: Node | None = None
+        self._output_index = 0
+        self._counter = _Version() if _counter is None else _counter
+        self._accumulator: weakref.ref[AccumulateGrad] | None = None
+        self._base: Tensor | None = None
+        self._specs: tuple[Any, ...] = ()
+        self._view_version = 0
+        self._hooks: OrderedDict[int, Any] | None = None
+        self._post_accumulate_hooks: OrderedDict[int, Any] | None = None
+        self._retains_grad = False
+        self._fresh = False
+        self._frozen_view = False
+
+    @staticmethod
+    def _full(shape: Sequence[int], value: float, dtype: memory.dtype, device: memory.device) -> Tensor:
+        return Tensor(elementwise.full(shape, value, dtype, device))
+
+    @staticmethod
+    def _zeros(shape: Sequence[int], dtype: memory.dtype, device: memory.device) -> Tensor:
+        return Tensor._full(shape, 0, dtype, device)
+
+    # ---- what it is ----------------------------------------------------------------------------------------------
+
+    @property
+    def shape(self) -> Size:
+        return self._data.shape
+
+    @property
+    def dtype(self) -> memory.dtype:
+        return self._data.dtype
+
+    @property
+    def device(self) -> memory.device:
+        return self._data.device
+
+    @property
+    def ndim(self) -> int:
+        return self._data.dim()
+
+    @property
+    def itemsize(self) -> int:
+        return self._data.element_size()
+
+    @property
+    def nbytes(self) -> int:
+        return self._data.element_size() * self._data.numel()
+
+    @property
+    def is_cuda(self) -> bool:
+        return self._data.device.type == "cuda"
+
+    @property
+    def is_meta(self) -> bool:
+        return self._data.device.type == "meta"
+
+    def dim(self) -> int:
+        """The number of dimensions."""
+        return self._data.dim()
+
+    def size(self, dim: int | None = None) -> Any:
+        """The shape, or the size of one dimension."""
+        return self._data.shape if dim is None else self._data.size(dim)
+
+    def stride(self, dim: int | None = None) -> Any:
+        """The strides in elements, or that of one dimension."""
+        return self._data.stride() if dim is None else self._data.stride(dim)
+
+    def numel(self) -> int:
+        """The number of elements."""
+        return self._data.numel()
+
+    nelement = numel
+
+    def element_size(self) -> int:
+        """Bytes of one element."""
+        return self._data.element_size()
+
+    def storage_offset(self) -> int:
+        """Elements before the first one in its allocation."""
+        return int(self._data.storage_offset())
+
+    def data_ptr(self) -> int:
+        """The address of the first element."""
+        return self._data.data_ptr()
+
+    def is_contiguous(self, memory_format: memory.memory_format = memory.contiguous_format) -> bool:
+        """True if the memory lies in that order without gaps."""
+        if memory_format == memory.channels_last:
+            return strides.is_channels_last(self._data)
+        return strides.is_contiguous(self._data)
+
+    def is_floating_point(self) -> bool:
+        return self._data.dtype.is_floating_point
+
+    def __len__(self) -> int:
+        if self.dim() == 0:
+            raise TypeError("len() of a 0-d tensor")
+        return self._data.shape[0]
+
+    def __repr__(self, *, tensor_contents: Any = None) -> str:
+        return printing.tensor_repr(self)
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if self.dim() == 0 else object.__format__(self, spec)
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    # ---- its place in the graph ----------------------------------------------------------------------------------
+
+    @property
+    def grad(self) -> Tensor | None:
+        """The accumulated gradient, of this tensor's shape, dtype and device; None before the first one, or to clear it."""
+        return self._grad
+
+    @grad.setter
+    def grad(self, value: Tensor | None) -> None:
+        if value is not None:
+            if not isinstance(value, Tensor):
+                raise TypeError(
+                    f"assigned grad expected to be a Tensor or None but got grad of type {type(value).__name__}"
+                )
+            if value is self:
+                raise RuntimeError("can't assign Tensor as its own grad")
+            for what in ("shape", "dtype", "device"):
+                expected, got = getattr(self._data, what), getattr(value._data, what)
+                if got != expected:
+                    raise RuntimeError(f"assigned grad has {what} {got}, but the tensor has {what} {expected}")
+        self._grad = value
+
+    @property
+    def grad_fn(self) -> Node | None:
+        """The node that made this tensor; None for a leaf."""
+        if self._base is not None and self._view_version != self._counter.value:
+            self._renew_view_history()
+        return self._grad_fn
+
+    @property
+    def requires_grad(self) -> bool:
+        """True if operations on this tensor are recorded."""
+        return self._requires_grad or self.grad_fn is not None
+
+    @requires_grad.setter
+    def requires_grad(self, value: bool) -> None:
+        self.requires_grad_(value)
+
+    @property
+    def is_leaf(self) -> bool:
+        """True if no recorded operation made this tensor."""
+        return self.grad_fn is None
+
+    @property
+    def output_nr(self) -> int:
+        """Which output of ``grad_fn`` this is."""
+        return self._output_index
+
+    @property
+    def retains_grad(self) -> bool:
+        return self._retains_grad
+
+    @property
+    def _version(self) -> int:
+        return self._counter.value
+
+    def requires_grad_(self, requires_grad: bool = True) -> Tensor:
+        """Starts or stops recording operations on this leaf, in place.
+
+        Raises:
+            RuntimeError: for an integer or bool tensor, or for one that is not a leaf and should stop.
+        """
+        if requires_grad and not self.dtype.is_floating_point:
+            raise RuntimeError(
+                f"only Tensors of floating point dtype can require gradients, got {self.dtype}; "
+                "make it with a floating-point dtype, as in tinyflow.tensor(data, dtype=tinyflow.float32)"
+            )
+        if self.grad_fn is not None and not requires_grad:
+            raise RuntimeError(
+                "you can only change requires_grad flags of leaf variables; use detach() to cut the graph"
+            )
+        if self.grad_fn is None:
+            self._requires_grad = bool(requires_grad)
+        return self
+
+    def detach(self) -> Tensor:
+        """The same memory with no history."""
+        return Tensor(self._data, _counter=self._counter)
+
+    def detach_(self) -> Tensor:
+        """Cuts this tensor from its history, in place."""
+        if self._base is not None:
+            raise RuntimeError("Can't detach views in-place. Use detach() instead.")
+        self._grad_fn, self._output_index, self._requires_grad, self._retains_grad = None, 0, False, False
+        return self
+
+    @property
+    def data(self) -> Tensor:
+        """The same memory with no history and a version counter of its own."""
+        return Tensor(self._data)
+
+    @data.setter
+    def data(self, value: Tensor) -> None:
+        if not isinstance(value, Tensor):
+            raise TypeError(f"data: expected a Tensor, got {type(value).__name__}")
+        self._data = value._data
+
+    def _edge(self) -> Edge | None:
+        """Where the gradient of this tensor goes: to its node, to its accumulator if it is a leaf, or nowhere."""
+        node = self.grad_fn
+        if node is not None:
+            return Edge(node, self._output_index)
+        if not self._requires_grad:
+            return None
+        accumulator = None if self._accumulator is None else self._accumulator()
+        if accumulator is None:
+            accumulator = AccumulateGrad(self)
+            if self._hooks is not None:
+                accumulator.tensor_hooks = {0: self._hooks}
+            self._accumulator = weakref.ref(accumulator)
+        return Edge(accumulator, 0)
+
+    def _set_history(self, node: Node, index: int) -> None:
+        if self._retains_grad:
+            self._retain_at(node, index)
+        self._grad_fn, self._output_index = node, index
+        self._view_version = self._counter.value
+
+    def _retain_at(self, node: Node, index: int) -> None:
+        """From now on ``node`` keeps this tensor's gradient, and not the node before."""
+        before = self._grad_fn
+        if before is not None and before.retained is not None:
+            before.retained.pop(self._output_index, None)
+        node.retain(index, self)
+
+    def _with_history(self, node: Node, index: int) -> Tensor:
+        """The same memory as output ``index`` of ``node``."""
+        tensor = self.detach()
+        tensor._set_history(node, index)
+        return tensor
+
+    def _bump_version(self) -> None:
+        self._counter.value += 1
+
+    def _as_view(self, data: Buffer, spec: Any) -> Tensor:
+        """A view of this tensor's memory, made by ``spec``; its history is set by the caller."""
+        view = Tensor(data, _counter=self._counter)
+        view._base = self if self._base is None else self._base
+        view._specs = (*self._specs, spec)
+        view._view_version = self._counter.value
+        view._frozen_view = self._frozen_view or not is_grad_enabled()
+        self._fresh = False
+        return view
+
+    def _renew_view_history(self) -> None:
+        """After an in-place change of the memory, the history of a view follows from that of its base."""
+        self._view_version = self._counter.value
+        base = self._base
+        if base is None or self._frozen_view or not base.requires_grad:
+            return
+        view = base
+        with enable_grad():
+            for spec in self._specs:
+                view = spec.record(view)
+        if view._grad_fn is not None:
+            self._set_history(view._grad_fn, view._output_index)
+
+    # ---- backward ------------------------------------------------------------------------------------------------
+
+    def backward(
+        self,
+        gradient: Tensor | None = None,
+        retain_graph: bool | None = None,
+        create_graph: bool = False,
+        inputs: Tensor | Sequence[Tensor] | None = None,
+    ) -> None:
+        """Adds the gradient of this tensor to the ``grad`` of the leaves it was computed from, as torch.Tensor.backward.
+
+        Args:
+            gradient: the vector of the vector-Jacobian product, of this tensor's shape; a scalar may leave it out.
+            retain_graph: keep the graph for another pass (default: ``create_graph``).
+            create_graph: record the pass itself, for higher derivatives.
+            inputs: accumulate into these tensors only.
+        """
+        from tinyflow import autograd
+
+        autograd.backward(self, gradient, retain_graph, create_graph, inputs)
+
+    def retain_grad(self) -> None:
+        """Keeps the gradient of this non-leaf tensor in ``grad`` during backward."""
+        if not self.requires_grad:
+            raise RuntimeError("can't retain_grad on Tensor that has requires_grad=False")
+        if self.is_leaf or self._retains_grad:
+            return
+        self._retains_grad = True
+        node = self.grad_fn
+        if node is not None:
+            node.retain(self._output_index, self)
+
+    def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
+        """Calls ``hook(grad)`` when the gradient of this tensor is known; a tensor that it returns takes its place."""
+        if not self.requires_grad:
+            raise RuntimeError("cannot register a hook on a tensor that doesn't require gradient")
+        node = self.grad_fn
+        if node is not None:
+            return RemovableHandle(node.hooks_of_output(self._output_index), hook)
+        if self._hooks is None:
+            self._hooks = OrderedDict()
+            accumulator = None if self._accumulator is None else self._accumulator()
+            if accumulator is not None:
+                accumulator.tensor_hooks = {0: self._hooks}
+        return RemovableHandle(self._hooks, hook)
+
+    def register_post_accumulate_grad_hook(self, hook: Callable[[Tensor], None]) -> RemovableHandle:
+        """Calls ``hook(param)`` after a gradient was added to this leaf's ``grad``."""
+        if not self.is_leaf:
+            raise RuntimeError("post accumulate grad hooks cannot be registered on non-leaf tensors")
+        if not self.requires_grad:
+            raise RuntimeError("cannot register a hook on a tensor that doesn't require gradient")
+        if self._post_accumulate_hooks is None:
+            self._post_accumulate_hooks = OrderedDict()
+        return RemovableHandle(self._post_accumulate_hooks, hook)
+
+    # ---- in and out ----------------------------------------------------------------------------------------------
+
+    def to_torch(self) -> Buffer:
+        """The same memory as a ``torch.Tensor``, without history."""
+        return memory.detach(self._data)
+
+    def numpy(self, *, force: bool = False) -> np.ndarray:
+        """The same memory as a numpy array (``force=True``: detached, and copied from a GPU).
+
+        Raises:
+            RuntimeError: if the tensor requires grad.
+            TypeError: if it is on a GPU, or bfloat16, which numpy lacks.
+        """
+        if self.requires_grad and not force:
+            raise RuntimeError("Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() instead.")
+        if self.device.type != "cpu":
+            if not force:
+                raise TypeError(
+                    f"can't convert {self.device} device type tensor to numpy. Copy it with Tensor.cpu() first."
+                )
+            return memory.to_numpy(self.detach().cpu()._data)
+        if self.dtype == memory.bfloat16:
+            raise TypeError("numpy has no bfloat16. Use tensor.float().numpy() instead.")
+        return memory.to_numpy(self._data)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        array = self.numpy()
+        if dtype is not None and array.dtype != dtype:
+            return array.astype(dtype)
+        return array.copy() if copy else array
+
+    def __dlpack__(self, **kwargs: Any) -> Any:
+        if self.requires_grad:
+            raise BufferError("Can't export tensors that require gradient, use tensor.detach()")
+        return self._data.__dlpack__(**kwargs)
+
+    def __dlpack_device__(self) -> Any:
+        return self._data.__dlpack_device__()
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        if self.requires_grad:
+            raise RuntimeError(
+                "Can't get __cuda_array_interface__ on Tensor that requires grad. Use tensor.detach() first."
+            )
+        return self._data.__cuda_array_interface__
+
+    def item(self) -> Any:
+        """The one element as a Python number.
+
+        Raises:
+            RuntimeError: if there is not exactly one.
+        """
+        if self.numel() != 1:
+            raise RuntimeError(f"a Tensor with {self.numel()} elements cannot be converted to Scalar")
+        return memory.item(self._data)
+
+    def tolist(self) -> Any:
+        """The elements as nested lists of Python numbers."""
+        return memory.to_list(self._data)
+
+    def __bool__(self) -> bool:
+        if self.numel() != 1:
+            raise RuntimeError(
+                "Boolean value of Tensor with no values is ambiguous"
+                if self.numel() == 0
+                else "Boolean value of Tensor with more than one value is ambiguous"
+            )
+        return bool(self.item())
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __index__(self) -> int:
+        if self.dtype.is_floating_point or self.numel() != 1:
+            raise TypeError("only integer tensors of a single element can be converted to an index")
+        return int(self.item())
+
+    def __contains__(self, element: Any) -> bool:
+        return bool((self == element).any())
+
+    def __iter__(self) -> Iterator[Tensor]:
+        if self.dim() == 0:
+            raise TypeError("iteration over a 0-d tensor")
+        return iter(self.unbind(0))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        if not self.is_leaf:
+            raise RuntimeError(
+                "Only Tensors created explicitly by the user (graph leaves) support the deepcopy protocol; detach() it first"
+            )
+        if id(self) in memo:
+            return memo[id(self)]
+        copied = type(self).__new__(type(self))
+        Tensor.__init__(copied, elementwise.copy(self._data), self._requires_grad)
+        memo[id(self)] = copied
+        if self.grad is not None:
+            copied.grad = self.grad.__deepcopy__(memo)
+        return copied
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if not self.is_leaf:
+            raise RuntimeError("only leaf tensors can be pickled; detach() it first")
+        data = self._data
+        if memory.storage_bytes(data) > self.nbytes:  # a part of something larger, which would be written whole
+            data = elementwise.copy(data)
+        return _rebuild, (type(self), memory.to_host(data), str(self.device), self._requires_grad)
+
+
+def _rebuild(kind: type[Tensor], host: Buffer, device: str, requires_grad: bool) -> Tensor:
+    tensor = kind.__new__(kind)
+    Tensor.__init__(tensor, memory.to_device(host, memory.as_device(device)), requires_grad)
+    return tensor
+
+
+__all__ = ["Size", "Tensor"]
