@@ -1,0 +1,32 @@
+"""Layers, losses and their initial values, under the names that torch gives them."""
+
+from tinyflow.nn import functional as functional
+from tinyflow.nn import init as init
+from tinyflow.nn.activation import LogSoftmax as LogSoftmax
+from tinyflow.nn.activation import ReLU as ReLU
+from tinyflow.nn.activation import Sigmoid as Sigmoid
+from tinyflow.nn.activation import Softmax as Softmax
+from tinyflow.nn.activation import Tanh as Tanh
+from tinyflow.nn.containers import ModuleDict as ModuleDict
+from tinyflow.nn.containers import ModuleList as ModuleList
+from tinyflow.nn.containers import ParameterList as ParameterList
+from tinyflow.nn.containers import Sequential as Sequential
+from tinyflow.nn.conv import Conv2d as Conv2d
+from tinyflow.nn.dropout import Dropout as Dropout
+from tinyflow.nn.flatten import Flatten as Flatten
+from tinyflow.nn.flatten import Unflatten as Unflatten
+from tinyflow.nn.linear import Identity as Identity
+from tinyflow.nn.linear import Linear as Linear
+from tinyflow.nn.loss import CrossEntropyLoss as CrossEntropyLoss
+from tinyflow.nn.loss import L1Loss as L1Loss
+from tinyflow.nn.loss import MSELoss as MSELoss
+from tinyflow.nn.loss import NLLLoss as NLLLoss
+from tinyflow.nn.module import Module as Module
+from tinyflow.nn.norm import BatchNorm1d as BatchNorm1d
+from tinyflow.nn.norm import BatchNorm2d as BatchNorm2d
+from tinyflow.nn.norm import BatchNorm3d as BatchNorm3d
+from tinyflow.nn.parameter import Parameter as Parameter
+from tinyflow.nn.pooling import AdaptiveAvgPool2d as AdaptiveAvgPool2d
+from tinyflow.nn.pooling import AdaptiveMaxPool2d as AdaptiveMaxPool2d
+from tinyflow.nn.pooling import AvgPool2d as AvgPool2d
+from tinyflow.nn.pooling import MaxPool2d as MaxPool2d

@@ -1,0 +1,126 @@
+"""Batch normalisation (Ioffe & Szegedy 2015)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tinyflow
+from tinyflow.nn import functional as F
+from tinyflow.nn import init
+from tinyflow.nn.module import Module
+from tinyflow.nn.parameter import Parameter
+from tinyflow.tensor import Tensor
+
+
+class _BatchNorm(Module):
+    """y = (x − mean) / √(var + eps) · weight + bias for each channel.
+
+    In training, mean and var are those of the batch over all dimensions but the channels', and the running statistics
+    move towards them: ``running = (1 − momentum) · running + momentum · batch`` (the variance unbiased). In evaluation
+    the running statistics are used.
+
+    Args:
+        num_features: number of channels, C.
+        eps: keeps the root away from zero.
+        momentum: weight of a new batch in the running statistics; ``None`` averages over all batches.
+        affine: whether there are weight and bias.
+        track_running_stats: whether there are running statistics; without them the batch's are used in evaluation too.
+    """
+
+    _version = 2
+    _dimensions: tuple[int, ...] = ()
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: str | tinyflow.device | None = None,
+        dtype: tinyflow.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_features = num_features
+        self.eps = eps
+        self.momentum = momentum
+        self.affine = affine
+        self.track_running_stats = track_running_stats
+
+        def channels() -> Tensor:
+            return tinyflow.empty((num_features,), device=device, dtype=dtype)
+
+        self.register_parameter("weight", Parameter(channels()) if affine else None)
+        self.register_parameter("bias", Parameter(channels()) if affine else None)
+        self.register_buffer("running_mean", channels() if track_running_stats else None)
+        self.register_buffer("running_var", channels() if track_running_stats else None)
+        count = tinyflow.empty((), dtype=tinyflow.int64, device=device) if track_running_stats else None
+        self.register_buffer("num_batches_tracked", count)
+        self.reset_parameters()
+
+    def reset_running_stats(self) -> None:
+        """Mean 0, variance 1, no batch seen."""
+        if self.track_running_stats:
+            self.running_mean.zero_()
+            self.running_var.fill_(1)
+            self.num_batches_tracked.zero_()
+
+    def reset_parameters(self) -> None:
+        """The identity: weight 1, bias 0, running statistics as new."""
+        self.reset_running_stats()
+        if self.affine:
+            init.ones_(self.weight)
+            init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() not in self._dimensions:
+            expected = " or ".join(f"{n}D" for n in self._dimensions)
+            raise ValueError(
+                f"{type(self).__name__}: expected {expected} input, got {x.dim()}D input of shape {tuple(x.shape)}"
+            )
+        momentum = 0.0 if self.momentum is None else self.momentum
+        if self.training and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+            if self.momentum is None:
+                momentum = 1.0 / float(self.num_batches_tracked.item())
+        tracked = not self.training or self.track_running_stats
+        return F.batch_norm(
+            x,
+            self.running_mean if tracked else None,
+            self.running_var if tracked else None,
+            self.weight,
+            self.bias,
+            training=self.training or self.running_mean is None,
+            momentum=momentum,
+            eps=self.eps,
+        )
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *rest: Any
+    ) -> None:
+        key = prefix + "num_batches_tracked"
+        version = local_metadata.get("version")
+        if (version is None or version < 2) and self.track_running_stats and key not in state_dict:
+            state_dict[key] = self.num_batches_tracked  # older files do not count batches
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
+            f"track_running_stats={self.track_running_stats}"
+        )
+
+
+class BatchNorm1d(_BatchNorm):
+    __doc__ = "Over inputs of shape (N, C) or (N, C, L).\n\n" + (_BatchNorm.__doc__ or "")
+    _dimensions = (2, 3)
+
+
+class BatchNorm2d(_BatchNorm):
+    __doc__ = "Over inputs of shape (N, C, H, W).\n\n" + (_BatchNorm.__doc__ or "")
+    _dimensions = (4,)
+
+
+class BatchNorm3d(_BatchNorm):
+    __doc__ = "Over inputs of shape (N, C, D, H, W).\n\n" + (_BatchNorm.__doc__ or "")
+    _dimensions = (5,)
