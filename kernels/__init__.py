@@ -9,3 +9,7 @@ if mode.INTERPRETING:
     from tinyflow.kernels import interpreter as interpreter
 
     interpreter.install_if_wanted()
+
+    from tinyflow.kernels.interpreter import checks
+
+    checks.enable_if_wanted()

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from tinyflow.models.resnet import resnext101_64x4d as resnext101_64x4d
     from tinyflow.models.resnet import wide_resnet50_2 as wide_resnet50_2
     from tinyflow.models.resnet import wide_resnet101_2 as wide_resnet101_2
+    from tinyflow.models.weights import ResNet18_Weights as ResNet18_Weights
+    from tinyflow.models.weights import ResNet34_Weights as ResNet34_Weights
 
 _RESNETS = (
     "ResNet",
@@ -39,11 +41,16 @@ _RESNETS = (
 )
 
 
+_WEIGHTS = ("ResNet18_Weights", "ResNet34_Weights")
+
+
 def __getattr__(name: str) -> Any:
     if name in _RESNETS:
         return getattr(importlib.import_module("tinyflow.models.resnet"), name)
+    if name in _WEIGHTS:
+        return getattr(importlib.import_module("tinyflow.models.weights"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_RESNETS})
+    return sorted({*globals(), *_RESNETS, *_WEIGHTS})

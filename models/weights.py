@@ -6,6 +6,7 @@ in the folder where torch keeps its own downloads, and put there.
 
 from __future__ import annotations
 
+import enum
 import hashlib
 import http.client
 import os
@@ -20,6 +21,20 @@ from tinyflow.tensor import Tensor
 
 #: Name of the weights that were trained on ImageNet's 1000 classes with the original recipe.
 IMAGENET1K_V1 = "IMAGENET1K_V1"
+
+
+class ResNet18_Weights(str, enum.Enum):
+    """The published weights of a ResNet18, under the names that torchvision gives them: for ``weights=``."""
+
+    IMAGENET1K_V1 = IMAGENET1K_V1
+    DEFAULT = IMAGENET1K_V1
+
+    def __str__(self) -> str:
+        return self.value
+
+
+#: ResNet34's are named the same; deeper models have a second recipe too, whose files are not looked up here.
+ResNet34_Weights = ResNet18_Weights
 
 SERVER = "https://download.pytorch.org/models/"
 

@@ -222,9 +222,10 @@ def test_pretrained_asks_for_the_published_weights(saved, monkeypatch):
 
     asked = []
     monkeypatch.setattr(weights, "published_file", lambda name, progress: asked.append((name, progress)) or saved[0])
-    for arguments in ({"pretrained": True}, {"weights": "IMAGENET1K_V1", "progress": False}):
+    by_name = {"weights": models.ResNet18_Weights.DEFAULT}
+    for arguments in ({"pretrained": True}, {"weights": "IMAGENET1K_V1", "progress": False}, by_name):
         assert models.resnet18(**arguments).fc.out_features == 3
-    assert asked == [("resnet18", True), ("resnet18", False)]
+    assert asked == [("resnet18", True), ("resnet18", False), ("resnet18", True)]
 
 
 @pytest.mark.parametrize(
