@@ -12,6 +12,7 @@ from typing import Any
 
 from tinyflow import nn
 from tinyflow.models import weights as published
+from tinyflow.nn import fusion
 from tinyflow.tensor import Tensor
 
 Norm = Callable[[int], nn.Module]
@@ -35,6 +36,12 @@ def conv3x3(in_planes: int, out_planes: int, stride: int = 1, groups: int = 1, d
 def conv1x1(in_planes: int, out_planes: int, stride: int = 1) -> nn.Conv2d:
     """A 1×1 convolution."""
     return nn.Conv2d(in_planes, out_planes, kernel_size=1, stride=stride, bias=False)
+
+
+def _fused_end(x: Tensor, conv: nn.Module, bn: nn.Module, shortcut: Tensor, downsample: nn.Module | None) -> Tensor:
+    if downsample is None:
+        return fusion.conv_bn_act(x, conv, bn, shortcut)
+    return fusion.conv_bn_joined(x, conv, bn, shortcut, downsample)
 
 
 class BasicBlock(nn.Module):
@@ -71,6 +78,9 @@ class BasicBlock(nn.Module):
         return self.bn2
 
     def forward(self, x: Tensor) -> Tensor:
+        if fusion.is_plain(self.relu):
+            y, shortcut = fusion.conv_bn_relu_fork(x, self.conv1, self.bn1)
+            return _fused_end(y, self.conv2, self.bn2, shortcut, self.downsample)
         shortcut = x if self.downsample is None else self.downsample(x)
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
@@ -110,6 +120,10 @@ class Bottleneck(nn.Module):
         return self.bn3
 
     def forward(self, x: Tensor) -> Tensor:
+        if fusion.is_plain(self.relu):
+            y, shortcut = fusion.conv_bn_relu_fork(x, self.conv1, self.bn1)
+            y = fusion.conv_bn_act(y, self.conv2, self.bn2)
+            return _fused_end(y, self.conv3, self.bn3, shortcut, self.downsample)
         shortcut = x if self.downsample is None else self.downsample(x)
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.relu(self.bn2(self.conv2(y)))
@@ -196,7 +210,10 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Class scores (N, num_classes) of images (N, 3, H, W)."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        if fusion.is_plain(self.relu):
+            x = fusion.conv_bn_relu_pool(x, self.conv1, self.bn1, self.maxpool)
+        else:
+            x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return self.fc(self.avgpool(x).flatten(1))
 

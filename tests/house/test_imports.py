@@ -18,10 +18,11 @@ ALLOWED = {
     "ops": {"kernels", "engine", "framework"},
     "nn": {"engine", "framework", "ops"},
     "optim": {"kernels", "engine", "framework", "ops"},
+    "amp": {"kernels", "engine", "framework", "ops", "optim"},
     "data": {"engine", "framework"},
     "models": {"engine", "framework", "ops", "nn", "optim", "data"},
 }
-ENGINE = ("tensor", "_tensor_methods", "printing", "autograd")
+ENGINE = ("tensor", "_tensor_methods", "printing", "autocast_mode", "recording", "autograd")
 #: Tools in autograd/ that use the engine like anyone else.
 ENGINE_TOOLS = ("gradcheck", "functional", "draw")
 DOORS_TO_TORCH = {Path("kernels/memory.py"), Path("tinyflow/interop.py")}

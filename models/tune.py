@@ -1,0 +1,90 @@
+"""``tinyflow tune``: measures which configuration of each kernel is fastest here, for the problems of a model's step."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+
+import tinyflow
+from tinyflow import nn, profiler, tuning
+from tinyflow.models.catalogue import build
+from tinyflow.models.config import Tune
+from tinyflow.models.device import choose_device
+from tinyflow.models.errors import InputError, one_line
+from tinyflow.tuning import Call, Problem, Trial
+
+_PACKAGES = ("torch", "triton")
+
+
+def tune(config: Tune) -> int:
+    """Runs the program; returns its exit code: 1 if no candidate of some problem was right.
+
+    Raises:
+        InputError: if there is no such model, kernel or device, or the table cannot be written.
+    """
+    for name, value in (
+        ("image-size", config.image_size),
+        ("batch-size", config.batch_size),
+        ("classes", config.classes),
+        ("rounds", config.rounds),
+    ):
+        if value < 1:
+            raise InputError(f"--{name}: expected at least 1, got {value}")
+    device = choose_device(config.device)
+    if config.out is None and profiler.interpreting():
+        raise InputError("the interpreter's times say nothing about a GPU: name a table of your own with --out")
+    calls = calls_of_a_step(config)
+    found = tuning.problems(calls, device, config.kernel)
+    if not found:
+        known = sorted({problem.configs.kernel for problem in tuning.problems(calls, device)})
+        raise InputError(f"{config.kernel} has nothing to choose in a step of {config.shapes}; try {', '.join(known)}")
+    return _tune(found, device, config)
+
+
+def calls_of_a_step(config: Tune) -> list[Call]:
+    """The launchers of one training step, on the ``meta`` device."""
+    before = tinyflow.get_default_device()
+    tinyflow.set_default_device("meta")
+    try:
+        dtype = getattr(tinyflow, config.dtype)
+        model = build(config.shapes, config.classes).to(dtype)
+        images = tinyflow.empty((config.batch_size, 3, config.image_size, config.image_size), dtype=dtype)
+        labels = tinyflow.empty((config.batch_size,), dtype=tinyflow.int64)
+        with profiler.planned_for_gpu(), tuning.recorded() as calls:
+            nn.functional.cross_entropy(model(images), labels).backward()
+        return calls
+    except (ValueError, RuntimeError) as error:
+        size = f"{config.batch_size} images of {config.image_size}×{config.image_size}"
+        raise InputError(f"{config.shapes} does not train on {size}: {one_line(error)}") from None
+    finally:
+        tinyflow.set_default_device(before)
+
+
+def _tune(found: Sequence[Problem], device: tinyflow.device, config: Tune) -> int:
+    path = config.out or tuning.table_of(device)
+    name = profiler.device_name(device)
+    versions = {"tinyflow": tinyflow.__version__, **{package: metadata.version(package) for package in _PACKAGES}}
+    failed = 0
+    for count, problem in enumerate(found, 1):
+        trials = tuning.search(problem, device, config.rounds)
+        print(f"[{count}/{len(found)}] {problem.configs.kernel}: {problem.problem}", flush=True)
+        for trial in trials:
+            print(f"    {_described(trial)}", flush=True)
+        if trials[0].seconds is None:
+            failed += 1
+            print(f"tinyflow tune: {problem.configs.kernel}: no configuration is right", file=sys.stderr)
+            continue
+        try:
+            tuning.write(path, name, versions, problem, trials[0])  # at once: what was found outlives a stop
+        except ValueError as error:
+            raise InputError(f"--out {one_line(error)}") from None
+    print(f"{len(found) - failed} of {len(found)} problems are in {path}")
+    return 1 if failed else 0
+
+
+def _described(trial: Trial) -> str:
+    blocks = " ".join(f"{name}={value}" for name, value in trial.config.blocks.items())
+    options = f"num_warps={trial.config.num_warps} num_stages={trial.config.num_stages}"
+    what = f"wrong: {trial.wrong}" if trial.seconds is None else f"{trial.seconds * 1e6:.1f} µs"
+    return f"{blocks} {options}: {what}"
