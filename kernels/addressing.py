@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Sequence
 
@@ -44,9 +45,14 @@ def float_bits(value: float) -> int:
     return struct.unpack("q", struct.pack("d", float(value)))[0]
 
 
-def walk(shape: Sequence[int], *views: Sequence[int]) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
+def walk(shape: Sequence[int], *views: Sequence[int]) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
     """Sizes and per-view strides of the fewest dimensions, at least one, through which :func:`offsets` counts."""
+    return _walk(tuple(shape), *map(tuple, views))
+
+
+@functools.lru_cache(maxsize=4096)
+def _walk(shape: tuple[int, ...], *views: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
     sizes, steps = host_strides.coalesce(shape, *views)
     if not sizes:
-        return (1,), [(0,) for _ in views]
-    return tuple(sizes), [tuple(s) for s in steps]
+        return (1,), tuple([(0,) for _ in views])
+    return tuple(sizes), tuple([tuple(s) for s in steps])

@@ -10,6 +10,7 @@ Integers, which tensor cores do not take in full width, are multiplied and summe
 
 from __future__ import annotations
 
+import functools
 import math
 
 import triton
@@ -181,7 +182,7 @@ def sum_partials(partials: Buffer, out: Buffer) -> Buffer:
     FLOPs: (count − 1)·numel. Bytes: each partial read and ``out`` written once.
     """
     size, count = out.numel(), partials.shape[0]
-    config = sum_partials_configs(size=size)
+    config = sum_partials_configs(out.dtype, size=size)
     launch(
         _sum_partials_kernel,
         (cdiv(size, config.blocks["BLOCK"]),),
@@ -221,24 +222,32 @@ def _check(a: Buffer, b: Buffer, bias: Buffer | None) -> tuple[int, ...]:
     return shape
 
 
-def _matrix_strides(x: Buffer | None, shape: tuple[int, ...]) -> tuple[int, ...]:
+#: The shape and the strides of an operand.
+Layout = tuple[tuple[int, ...], tuple[int, ...]]
+
+
+def _layout(x: Buffer) -> Layout:
+    return tuple(x.shape), x.stride()
+
+
+def _matrix_strides(x: Layout, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The strides by which an operand is read along the result's batch, 0 where it is broadcast, and along its own rows
     and columns."""
-    if x is None:
-        return (0,) * len(shape)
-    lead = (0,) * (len(shape) - x.dim())
-    return *lead, *(0 if n == 1 else st for n, st in zip(x.shape[:-2], x.stride())), *x.stride()[-2:]
+    sizes, steps = x
+    lead = (0,) * (len(shape) - len(sizes))
+    return *lead, *(0 if n == 1 else st for n, st in zip(sizes[:-2], steps)), *steps[-2:]
 
 
+@functools.lru_cache(maxsize=1024)
 def _walk(
-    shape: tuple[int, ...], out: Buffer, a: Buffer, b: Buffer, bias: Buffer | None
-) -> tuple[list[int], list[list[int]]]:
+    shape: tuple[int, ...], out: Layout, a: Layout, b: Layout, bias: Layout | None
+) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
     """Sizes of the batch (one dimension at least) and, last, M; and how out, a, b, bias step through them, N or K last.
 
     Dimensions that all walk evenly are merged; the rows of a batch that shares ``b`` become one M.
     """
     views = [_matrix_strides(x, shape) for x in (out, a, b)]
-    views.append((0,) * len(shape) if bias is None else strides.broadcast_strides(bias, shape))
+    views.append((0,) * len(shape) if bias is None else strides.expanded_strides(*bias, shape))
     last = [v[-1] for v in views]
     rows = [v[-2] for v in views]
     if any(views[2][:-2]):
@@ -252,7 +261,7 @@ def _walk(
         rows[2] = views[2][-2]
     if not sizes:
         sizes, walked = [1], [[0], [0], [0], [0]]
-    return [*sizes, m], [[*w, row, end] for w, row, end in zip(walked, rows, last)]
+    return (*sizes, m), tuple([(*w, row, end) for w, row, end in zip(walked, rows, last)])
 
 
 def matmul(a: Buffer, b: Buffer, bias: Buffer | None = None, allow_tf32: bool | None = None) -> Buffer:
@@ -278,11 +287,13 @@ def matmul(a: Buffer, b: Buffer, bias: Buffer | None = None, allow_tf32: bool | 
     out = memory.empty(shape, a.dtype, device)
     if out.numel() == 0:
         return out
-    (*batch_sizes, m), steps = _walk(shape, out, a, b, bias)
+    (*batch_sizes, m), steps = _walk(
+        shape, _layout(out), _layout(a), _layout(b), None if bias is None else _layout(bias)
+    )
     n, k, batch = shape[-1], a.shape[-1], math.prod(batch_sizes)
     integer = a.dtype in INTEGERS
     configs = integer_matmul_configs if integer else matmul_configs
-    config = configs(m=m, n=n, k=k, batch=batch, itemsize=a.element_size())
+    config = configs(a.dtype, m=m, n=n, k=k, batch=batch, itemsize=a.element_size())
     split = config.blocks["SPLIT_K"]
     accumulator = dtypes.accumulate_dtype(a.dtype)
     target = out if split == 1 else memory.empty((split, *shape), accumulator, device)
@@ -297,7 +308,7 @@ def matmul(a: Buffer, b: Buffer, bias: Buffer | None = None, allow_tf32: bool | 
         n,
         k,
         tuple(batch_sizes),
-        *(tuple(s) for s in steps),
+        *steps,
         out.numel(),
         config=config,
         cost=Cost(2 * out.numel() * k, nbytes(target, a, b, bias)),

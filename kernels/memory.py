@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -28,6 +31,16 @@ finfo, iinfo = torch.finfo, torch.iinfo
 
 #: Each callable is told of every new allocation (the interpreter's checks follow what was never written).
 allocation_hooks: list[Callable[[Buffer], None]] = []
+
+
+class _Recorded(threading.local):
+    """The device graph that this thread records, and whether host and device may meet."""
+
+    graph: Graph | None = None
+    alone: bool = False
+
+
+_recorded = _Recorded()
 
 _default: dict[str, Any] = {"dtype": torch.float32, "device": None}
 
@@ -108,6 +121,8 @@ def detach(x: Buffer) -> Buffer:
 
 def copy_bytes(destination: Buffer, source: Buffer, non_blocking: bool = False) -> None:
     """Moves bytes between two contiguous buffers of one shape and dtype, on any devices."""
+    if destination.device != source.device and (destination.device.type == "cpu" or _recorded.graph is not None):
+        check_host_access(f"a copy from {source.device} to {destination.device}")
     if destination.dtype != source.dtype or destination.shape != source.shape:
         raise ValueError(
             f"copy_bytes: expected one shape and dtype, got {tuple(source.shape)} {source.dtype} "
@@ -141,7 +156,7 @@ def is_strided(x: Buffer) -> bool:
 
 def extent(x: Buffer) -> int:
     """Elements between the first and the last one of a view, both included (0 for an empty one)."""
-    if x.is_contiguous():
+    if x.is_contiguous() or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)):
         return x.numel()
     if x.numel() == 0:
         return 0
@@ -162,8 +177,9 @@ def may_overlap(x: Buffer, y: Buffer) -> bool:
     """True if the address ranges of two views meet."""
     if x.device != y.device or x.device.type == "meta" or x.numel() == 0 or y.numel() == 0:
         return False
-    x_end, y_end = (v.data_ptr() + extent(v) * v.element_size() for v in (x, y))
-    return x.data_ptr() < y_end and y.data_ptr() < x_end
+    between = y.data_ptr() - x.data_ptr()
+    first = x if between >= 0 else y
+    return abs(between) < extent(first) * first.element_size()
 
 
 def from_numpy(array: np.ndarray) -> Buffer:
@@ -190,6 +206,7 @@ def to_numpy(x: Buffer) -> np.ndarray:
 
 def item(x: Buffer) -> Any:
     """The one element of a buffer as a Python number; waits for the device."""
+    check_host_access("reading a value on the host (item(), float(), bool(), if, nonzero)")
     return x.item()
 
 
@@ -199,8 +216,32 @@ def from_dlpack(source: Any) -> Buffer:
 
 def synchronize(d: device | None = None) -> None:
     """Waits for all work on a GPU; nothing to wait for on the CPU."""
+    check_host_access("synchronize()")
     if gpu_available() and (d is None or d.type == "cuda"):
         torch.cuda.synchronize(d)
+
+
+def timed(call: Callable[[], Any], d: device, rounds: int, flush: int = 0) -> list[float]:
+    """Seconds of each of ``rounds`` calls after a first one: by events on a GPU, else by the clock.
+
+    ``flush`` bytes are copied before each call on a GPU, so that its operands come from memory and the host runs ahead.
+    """
+    call()
+    if d.type != "cuda":
+        marks = [time.perf_counter()]
+        for _ in range(rounds):
+            call()
+            marks.append(time.perf_counter())
+        return [stop - start for start, stop in itertools.pairwise(marks)]
+    here, there = (torch.empty(flush // 2, dtype=torch.uint8, device=d) for _ in range(2))
+    events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(rounds)]
+    for start, stop in events:
+        there.copy_(here)
+        start.record()
+        call()
+        stop.record()
+    torch.cuda.synchronize(d)
+    return [start.elapsed_time(stop) / 1e3 for start, stop in events]
 
 
 def device_guard(d: device) -> contextlib.AbstractContextManager[Any]:
@@ -277,8 +318,35 @@ def to_device(x: Buffer, d: device, non_blocking: bool = False) -> Buffer:
     return moved
 
 
+def upload(array: np.ndarray, d: device) -> Buffer:
+    """A buffer on ``d`` with the array's elements (on the CPU in the array's memory), see :func:`upload_into`.
+
+    While a device graph is recorded it is a constant of the graph: written once, before the first replay.
+    """
+    host = from_numpy(array)
+    if d.type == "cpu":
+        return host
+    if _recorded.graph is not None:
+        return _recorded.graph.constant(array)
+    moved = empty(array.shape, host.dtype, d)
+    upload_into(moved, array)
+    return moved
+
+
+def upload_into(destination: Buffer, array: np.ndarray) -> None:
+    """Writes the array's elements over a contiguous buffer, to a GPU in the background through page-locked memory."""
+    host = from_numpy(array)
+    if destination.device.type == "cpu":
+        copy_bytes(destination, host)
+    elif destination.device.type == "cuda":
+        staged = empty_pinned(array.shape, host.dtype)
+        staged.copy_(host)
+        destination.copy_(staged, non_blocking=True)
+
+
 def to_host(x: Buffer) -> Buffer:
     """The elements of a buffer in host memory; ``x`` itself if it is there already."""
+    check_host_access("reading values on the host (print, tolist(), numpy())")
     if x.device.type == "cpu":
         return x
     if is_dense(x):
@@ -290,3 +358,77 @@ def to_host(x: Buffer) -> Buffer:
 def to_list(x: Buffer) -> Any:
     """The elements of a buffer as nested lists of Python numbers."""
     return to_host(x).tolist()
+
+
+# ---- device graphs -------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def without_host() -> Iterator[None]:
+    """Makes it an error to read device memory on the host, or to move memory between the two, in a block."""
+    before, _recorded.alone = _recorded.alone, True
+    try:
+        yield
+    finally:
+        _recorded.alone = before
+
+
+def check_host_access(what: str) -> None:
+    """Raises for ``what`` inside :func:`without_host`.
+
+    Raises:
+        RuntimeError: naming what was tried.
+    """
+    if _recorded.alone:
+        raise RuntimeError(
+            f"capture: {what} cannot be part of a captured step, which replays without the host. "
+            "Return the tensor from the step and read it after the call, or move that code out of the step"
+        )
+
+
+def records_graphs(d: device) -> bool:
+    """True for devices whose work :class:`Graph` can record."""
+    return d.type == "cuda"
+
+
+class Graph:
+    """Work on one GPU that is recorded once and then launched as a whole, with a memory pool of its own."""
+
+    def __init__(self, d: device) -> None:
+        self._device = d
+        self._graph = torch.cuda.CUDAGraph()
+        self._stream, self._outside = torch.cuda.Stream(d), torch.cuda.Stream(d)
+        self._constants: list[tuple[Buffer, np.ndarray]] = []
+
+    def warm_up(self, run: Callable[[], None]) -> None:
+        """Runs the work on the stream that will record it, between what came before and what comes after."""
+        current = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
+            run()
+        current.wait_stream(self._stream)
+
+    def record(self, run: Callable[[], None]) -> None:
+        """Records the work without doing it; other threads may go on allocating meanwhile."""
+        _recorded.graph = self
+        try:
+            with (
+                torch.cuda.device(self._device),
+                torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"),
+            ):
+                run()
+        finally:
+            _recorded.graph = None
+        for place, array in self._constants:
+            upload_into(place, array)
+
+    def constant(self, array: np.ndarray) -> Buffer:
+        """Memory that recorded work reads, and that holds the array's elements from the end of the recording on."""
+        with torch.cuda.stream(self._outside):  # not from the graph's pool, whose memory serves one use after another
+            place = empty(array.shape, from_numpy(array).dtype, self._device)
+        self._constants.append((place, array))
+        return place
+
+    def replay(self) -> None:
+        """Does the work on the current stream."""
+        self._graph.replay()

@@ -1,8 +1,8 @@
 """2-d convolution and its two gradients, each a launcher of its own: they are closed under differentiation.
 
 Shapes are (N, C, H, W) and (K, C / groups, R, S) in any strides; results lie channels-last, weights in K·R·S·C order.
-``geometry`` checks sizes, ``correlation`` computes the forward pass and the input gradient, ``weight_gradient`` the
-third.
+``geometry`` checks sizes and ``dispatch`` chooses the form of each: on addresses (``correlation`` for the forward pass and
+the input gradient, ``weight_gradient``), or by boxes of a GPU's tensor memory accelerator (``box_forward`` and others).
 """
 
 from __future__ import annotations
@@ -11,10 +11,18 @@ import math
 from collections.abc import Sequence
 
 from tinyflow.kernels import dtypes, memory, strides
+from tinyflow.kernels.conv2d import dispatch
+from tinyflow.kernels.conv2d.box_forward import box_conv2d
+from tinyflow.kernels.conv2d.box_input_grad import box_conv2d_input_grad
+from tinyflow.kernels.conv2d.box_stem import fold_image, stem_conv2d, stem_conv2d_weight_grad
+from tinyflow.kernels.conv2d.box_weight_grad import box_conv2d_weight_grad
+from tinyflow.kernels.conv2d.boxes import for_boxes
 from tinyflow.kernels.conv2d.correlation import correlate
 from tinyflow.kernels.conv2d.geometry import Geometry, IntPair, Padding, check_grad, resolve
 from tinyflow.kernels.conv2d.geometry import same_padding as same_padding
+from tinyflow.kernels.conv2d.stream_weight_grad import stream_conv2d_weight_grad
 from tinyflow.kernels.conv2d.weight_gradient import weight_grad
+from tinyflow.kernels.elementwise import contiguous
 from tinyflow.kernels.launch import Cost, check_same_device, nbytes
 from tinyflow.kernels.memory import Buffer
 from tinyflow.kernels.precision import input_precision, tf32
@@ -66,6 +74,11 @@ def conv2d(
     found = resolve("conv2d", x.shape, weight.shape, stride, padding, dilation, groups)
     if bias is not None and tuple(bias.shape) != (found.weight_shape[0],):
         raise RuntimeError(f"conv2d: expected bias of shape ({found.weight_shape[0]},), got {tuple(bias.shape)}")
+    path = dispatch.forward(found, x.dtype, x.device)
+    if path == dispatch.BOX:
+        return box_conv2d(found, for_boxes(x), for_boxes(weight), None if bias is None else contiguous(bias))[0]
+    if path == dispatch.STEM:
+        return stem_conv2d(found, fold_image(found, x), weight, None if bias is None else contiguous(bias))[0]
     out = _channels_last(found.out_shape, x)
     return correlate(
         out,
@@ -116,6 +129,8 @@ def conv2d_input_grad(
     dtypes.check_floating("conv2d_input_grad", grad=grad, weight=weight)
     found = resolve("conv2d_input_grad", x_shape, weight.shape, stride, padding, dilation, groups)
     check_grad("conv2d_input_grad", grad.shape, found)
+    if dispatch.input_grad(found, grad.dtype, grad.device) == dispatch.BOX:
+        return box_conv2d_input_grad(found, for_boxes(grad), for_boxes(weight))[0]
     out = _channels_last(found.x_shape, grad)
     cost = Cost(found.flops, nbytes(out, grad, weight))
     for row in range(min(found.stride[0], found.x_shape[2])):
@@ -199,4 +214,11 @@ def conv2d_weight_grad(
     dtypes.check_floating("conv2d_weight_grad", grad=grad, x=x)
     found = resolve("conv2d_weight_grad", x.shape, weight_shape, stride, padding, dilation, groups)
     check_grad("conv2d_weight_grad", grad.shape, found)
+    path = dispatch.weight_grad(found, x.dtype, x.device)
+    if path == dispatch.NINE_TAPS:
+        return box_conv2d_weight_grad(found, for_boxes(grad), for_boxes(x))[0]
+    if path == dispatch.STREAM_K:
+        return stream_conv2d_weight_grad(found, for_boxes(grad), for_boxes(x))
+    if path == dispatch.STEM:
+        return stem_conv2d_weight_grad(found, for_boxes(grad), fold_image(found, x))
     return weight_grad(found, grad, x, _precision(x, allow_tf32))

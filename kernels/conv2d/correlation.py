@@ -337,11 +337,13 @@ def correlate(
         "INDEX": offset_dtype(out, x, weight),
     }
     if direct:
-        config = correlate_direct_configs(pixels=pixels, k=filters)
+        config = correlate_direct_configs(x.dtype, pixels=pixels, k=filters)
         kernel, arguments = _correlate_direct_kernel, [*arguments, groups]
         programs = cdiv(pixels, config.blocks["BLOCK_P"]) * cdiv(filters, config.blocks["BLOCK_K"])
     else:
-        config = correlate_configs(pixels=pixels, k=k, c=c, folded=folded, itemsize=x.element_size())
+        config = correlate_configs(
+            x.dtype, pixels=pixels, k=k, c=c, folded=folded, itemsize=x.element_size()
+        )
         kernel, constants = _correlate_kernel, {**constants, "FOLDED": folded, "PRECISION": precision}
         programs = cdiv(pixels, config.blocks["BLOCK_P"]) * cdiv(k, config.blocks["BLOCK_K"]) * groups
     launch(kernel, (programs,), *arguments, config=config, cost=cost, device=x.device, **constants)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from tinyflow.kernels import strides
 from tinyflow.kernels.launch import nbytes
@@ -62,16 +63,16 @@ class Geometry:
     dilation: Pair
     groups: int
 
-    @property
+    @functools.cached_property
     def kernel(self) -> Pair:
         return self.weight_shape[2], self.weight_shape[3]
 
-    @property
+    @functools.cached_property
     def start(self) -> Pair:
         """The input row and column of the first tap at the first output pixel."""
         return -self.padding[0][0], -self.padding[1][0]
 
-    @property
+    @functools.cached_property
     def out_shape(self) -> Shape:
         sizes = []
         for axis in range(2):
@@ -79,10 +80,15 @@ class Geometry:
             sizes.append((padded - self.dilation[axis] * (self.kernel[axis] - 1) - 1) // self.stride[axis] + 1)
         return self.x_shape[0], self.weight_shape[0], sizes[0], sizes[1]
 
-    @property
+    @functools.cached_property
     def flops(self) -> int:
         """A multiplication and an addition for every tap of every output, those on the padding included."""
         return 2 * strides.numel(self.out_shape) * strides.numel(self.weight_shape[1:])
+
+    def flattened(self) -> Geometry:
+        """A 1×1 convolution without stride or padding, with the pixels of all images in one row of one image."""
+        n, c, h, w = self.x_shape
+        return replace(self, x_shape=(1, c, 1, n * h * w))
 
     def bytes_read(self, x: Buffer) -> int:
         """Bytes of the pixels of x that a window reaches: a stride wider than the kernel passes some by."""
@@ -113,7 +119,17 @@ def resolve(
         TypeError: if stride, padding or dilation are not integers or pairs.
         RuntimeError: on shapes that do not fit, with the sizes that do.
     """
-    x, weight = tuple(x_shape), tuple(weight_shape)
+    return _resolve(op, tuple(x_shape), tuple(weight_shape), _frozen(stride), _frozen(padding), _frozen(dilation), groups)
+
+
+def _frozen(value: Any) -> Any:
+    return tuple([_frozen(v) for v in value]) if isinstance(value, (list, tuple)) else value
+
+
+@functools.lru_cache(maxsize=1024, typed=True)
+def _resolve(
+    op: str, x: Shape, weight: Shape, stride: IntPair, padding: Padding, dilation: IntPair, groups: int
+) -> Geometry:
     if len(x) != 4 or len(weight) != 4:
         raise RuntimeError(f"{op}: expected x (N, C, H, W) and weight (K, C / groups, R, S), got {x} and {weight}")
     if groups < 1:

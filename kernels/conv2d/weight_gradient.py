@@ -275,13 +275,13 @@ def weight_grad(found: Geometry, grad: Buffer, x: Buffer, precision: str) -> Buf
     constants: dict[str, Any] = {"ACC": dtypes.compute_dtype(x.dtype)}
     if is_direct(c, groups):
         steps = r * s * c
-        config = weight_grad_direct_configs(pixels=pixels, k=filters, steps=steps)
+        config = weight_grad_direct_configs(x.dtype, pixels=pixels, k=filters, steps=steps)
         kernel, window = _weight_grad_direct_kernel, [*window, groups]
         programs = cdiv(filters, config.blocks["BLOCK_K"])
     else:
         taps, lanes = (1, r * s * c) if folded else (r * s, c)
         config = weight_grad_configs(
-            pixels=pixels, k=k, c=lanes, steps=taps, groups=groups, folded=folded, itemsize=x.element_size()
+            x.dtype, pixels=pixels, k=k, c=lanes, steps=taps, groups=groups, folded=folded, itemsize=x.element_size()
         )
         steps = taps * cdiv(lanes, config.blocks["BLOCK_C"])
         kernel, constants = _weight_grad_kernel, {**constants, "FOLDED": folded, "PRECISION": precision}

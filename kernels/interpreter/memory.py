@@ -527,12 +527,11 @@ def descriptor_tile(descriptor: Any, offsets: list[Any]) -> tuple[Handle, Handle
     return symbolic(pointers, descriptor.base.dtype.scalar), symbolic(Box(shape, tuple(axes)), tl.int1)
 
 
-def descriptor_fill(descriptor: Any, shape: Shape) -> Handle | None:
-    """What lies outside the tensor of a descriptor: zeros, or NaN if it was made so."""
-    if descriptor.padding != stock._ir.PADDING_OPTION.PAD_NAN:
-        return None
+def descriptor_fill(descriptor: Any, shape: Shape) -> Handle:
+    """What lies outside the tensor of a descriptor: zeros (which a GPU promises too), or NaN if it was made so."""
     element = descriptor.base.dtype.element_ty
-    return symbolic(Splat(shape, dtypes.quiet_nan(element)), element)
+    nan = descriptor.padding == stock._ir.PADDING_OPTION.PAD_NAN
+    return symbolic(Splat(shape, dtypes.quiet_nan(element) if nan else np.zeros((), numpy_dtype(element))), element)
 
 
 class MemoryOperations:

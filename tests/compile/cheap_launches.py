@@ -181,7 +181,7 @@ def _real_launchers() -> tuple[list[str], int]:
 
 
 def _hooks() -> list[str]:
-    """A profiler's hook sees every launch, and hears of none twice."""
+    """What listens to Triton sees every launch."""
     f, seen = torch.zeros(64), []
     args, config = (f, f, 16, 5, (2, 3), 0.5, f), Config({"BLOCK": 16})
     hook = seen.append
@@ -190,7 +190,10 @@ def _hooks() -> list[str]:
         how = compiled.launch(_everything_kernel, (2, 3), args, config, {"FLAG": 1}, 0)
     finally:
         triton.knobs.runtime.launch_enter_hook.remove(hook)
-    return [] if how == compiled.TRITON else ["a listening hook was not told"]
+    wrong = [] if how == compiled.TRITON else ["a listening hook was not told"]
+    with compiled.through_triton():
+        how = compiled.launch(_everything_kernel, (2, 3), args, config, {"FLAG": 1}, 0)
+    return wrong if how == compiled.TRITON else [*wrong, "a launch was not left to Triton"]
 
 
 def microseconds(call: Any, rounds: int = 5, each: int = 2000) -> float:

@@ -8,10 +8,12 @@ from typing import Any
 import torch
 
 from tinyflow.kernels import (
+    amp,
     arithmetic,
     batch_norm,
     conv2d,
     elementwise,
+    fused,
     indexing,
     loss,
     matmul,
@@ -23,6 +25,14 @@ from tinyflow.kernels import (
     softmax,
     sorting,
 )
+from tinyflow.kernels.conv2d.box_forward import box_conv2d
+from tinyflow.kernels.conv2d.box_input_grad import box_conv2d_input_grad
+from tinyflow.kernels.conv2d.box_stem import fold_image, stem_conv2d
+from tinyflow.kernels.conv2d.box_weight_grad import box_conv2d_weight_grad
+from tinyflow.kernels.conv2d.geometry import Geometry, resolve
+from tinyflow.kernels.conv2d.statistics import merge_statistics
+from tinyflow.kernels.conv2d.stream_weight_grad import stream_conv2d_weight_grad
+from tinyflow.kernels.fused.stem_weight_grad import pooled_stem_weight_grad
 
 Call = Callable[[], Any]
 
@@ -119,6 +129,56 @@ def _convolution() -> Iterator[tuple[str, Call]]:
             )
 
 
+def _boxes() -> Iterator[tuple[str, Call]]:
+    """Epilogues of convolutions by tensor-memory boxes; their plain forms are reached through ``conv2d``."""
+    shape = (32, 64, 56, 56)
+    same, half, stem = (
+        resolve("conv2d", shape, (64, 64, 3, 3), 1, 1, 1, 1),
+        resolve("conv2d", shape, (128, 64, 3, 3), 2, 1, 1, 1),
+        resolve("conv2d", (32, 3, 224, 224), (64, 3, 7, 7), 2, 3, 1, 1),
+    )
+    for dtype in (torch.float16, torch.bfloat16):
+        x = _image(*shape, dtype=dtype)
+        for found in (same, half):
+            w, y = _image(*found.weight_shape, dtype=dtype), _image(*found.out_shape, dtype=dtype)
+            label = f"boxes {found.weight_shape} {dtype}"
+            yield f"{label}, statistics", lambda f=found, x=x, w=w: _merged(box_conv2d(f, x, w, statistics=True)[1])
+            yield (
+                f"{label}, inference",
+                lambda f=found, x=x, w=w, y=y: box_conv2d(f, x, w, _meta(w.shape[0]), y, relu=True),
+            )
+            yield (
+                f"{label}, input gradient",
+                lambda f=found, x=x, w=w, y=y: box_conv2d_input_grad(f, y, w, x, x, x, _meta(64)),
+            )
+        yield (
+            f"boxes {dtype}, weight gradient in equal shares",
+            lambda x=x, y=_image(*half.out_shape, dtype=dtype): stream_conv2d_weight_grad(half, y, x),
+        )
+        yield (
+            f"boxes {dtype}, weight gradient from above",
+            lambda x=x: box_conv2d_weight_grad(same, None, x, x, x, _meta(3, 64)),
+        )
+        image, w = _meta(32, 3, 224, 224, dtype=dtype), _image(64, 3, 7, 7, dtype=dtype)
+        yield f"boxes {dtype}, stem's weight gradient from behind", lambda i=image, d=dtype: _pooled_stem(stem, i, d)
+        yield (
+            f"boxes {dtype}, stem",
+            lambda i=image, w=w: stem_conv2d(stem, fold_image(stem, i), w, statistics=True),
+        )
+
+
+def _pooled_stem(found: Geometry, image: torch.Tensor, dtype: torch.dtype) -> None:
+    z, pooled = _image(*found.out_shape, dtype=dtype), _image(32, 64, 56, 56, dtype=dtype)
+    taps, c = _image(32, 64, 56, 56, dtype=torch.uint8), _meta(64)
+    folded = fold_image(found, image)
+    pooled_stem_weight_grad(found, pooled, taps, z, (c, c, c, c), _meta(3, 64), folded)
+
+
+def _merged(rows: torch.Tensor | None) -> None:
+    assert rows is not None
+    merge_statistics(rows, 1e-5, rows[0, 0], rows[0, 1])
+
+
 def _indexing() -> Iterator[tuple[str, Call]]:
     x, i = _meta(100, 64), _index(32)
     yield "index", lambda: indexing.index(x, [i])
@@ -140,13 +200,15 @@ def _random() -> Iterator[tuple[str, Call]]:
         yield f"uniform {dtype}", lambda x=x: random.uniform(x, 1, 2)
         yield f"normal {dtype}", lambda x=x: random.normal(x, 1, 2)
         yield f"dropout {dtype}", lambda x=x: random.dropout(x, 0.3, 1, 2)
+    yield "normal, recorded", lambda: random.normal(_meta(5000), _index(2), 2)
+    yield "dropout, recorded", lambda: random.dropout(_meta(5000), 0.3, _index(2), 2)
     yield "exponential", lambda: random.exponential(_meta(100), 1, 2)
     yield "bernoulli", lambda: random.bernoulli(_meta(100), 1, 2)
     yield "integers", lambda: random.integers(_index(100), 1, 2, 0, 10)
     yield "permutation", lambda: random.permutation(1000, META, 1, 2)
 
 
-def _sgd(dtype: torch.dtype, momentum: float, **options: bool) -> None:
+def _sgd(dtype: torch.dtype, momentum: float, **options: Any) -> None:
     parameters = [_meta(n, dtype=dtype) for n in (64, 4096, 10)]
     optimizer.sgd(parameters, parameters, parameters, lr=0.1, momentum=momentum, weight_decay=0.1, **options)
 
@@ -155,7 +217,19 @@ def _optimizer() -> Iterator[tuple[str, Call]]:
     for dtype in FLOATING:
         yield f"sgd {dtype}", lambda dtype=dtype: _sgd(dtype, 0.0)
         yield f"sgd with momentum {dtype}", lambda dtype=dtype: _sgd(dtype, 0.9, nesterov=True)
+    settings = {"settings": _index(4), "found_inf": _meta()}
+    yield "sgd, settings in memory", lambda: _sgd(torch.float32, 0.9, **settings)
+    halves = [_meta(n, dtype=torch.bfloat16) for n in (64, 4096)]
+    yield "sgd, half copies", lambda: _sgd(torch.float32, 0.9, half_copies=[*halves, None])
     yield "sgd, first step", lambda: _sgd(torch.float32, 0.9, first=True, maximize=True)
+
+
+def _amp() -> Iterator[tuple[str, Call]]:
+    for dtype in FLOATING:
+        for n in (64, 4096):
+            g = [_meta(n, dtype=dtype)]
+            yield f"unscale {n} {dtype}", lambda g=g: amp.unscale(g, _meta())
+    yield "update_scale", lambda: amp.update_scale(_meta(), _meta(dtype=torch.int32), _meta(), 2.0, 0.5, 2000)
 
 
 def _batch_norm() -> Iterator[tuple[str, Call]]:
@@ -167,6 +241,45 @@ def _batch_norm() -> Iterator[tuple[str, Call]]:
         yield f"batch_norm, inference {dtype}", lambda x=x, c=c: batch_norm.batch_norm_inference(x, c, c, c, c)
         yield f"batch_norm, gradient {dtype}", lambda x=x, c=c: batch_norm.batch_norm_grad(x, x, c, c, c)
     yield "batch_norm, no affine, NCHW", lambda: batch_norm.batch_norm(_meta(8, 16, 7, 7))
+
+
+def _fused() -> Iterator[tuple[str, Call]]:
+    for dtype in FLOATING:
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        c = _meta(64, dtype=wide)
+        norm = (c, c, c, c)
+        x = _image(32, 64, 28, 28, dtype=dtype)
+        yield f"normalise, ReLU {dtype}", lambda x=x, n=norm: fused.normalise_act(x, n)
+        yield f"normalise, residual {dtype}", lambda x=x, n=norm: fused.normalise_act(x, n, x)
+        yield f"normalise both {dtype}", lambda x=x, n=norm: fused.normalise_act(x, n, x, residual_norm=n)
+        yield f"bias, residual {dtype}", lambda x=x, c=c: fused.bias_act(x, c, x)
+        yield f"normalise, gradient {dtype}", lambda x=x, n=norm: fused.normalise_act_grad(x, x, None, n)
+        yield (
+            f"normalise, residual, gradient {dtype}",
+            lambda x=x, n=norm: fused.normalise_act_grad(x, x, x, n, has_residual=True),
+        )
+        yield (
+            f"normalise, known sums {dtype}",
+            lambda x=x, n=norm, c=c: fused.normalise_act_grad(x, x, None, n, sums=(c, c)),
+        )
+        pooled = _image(32, 64, 14, 14, dtype=dtype)
+        taps = _image(32, 64, 14, 14, dtype=torch.uint8)
+        yield f"normalise, pool {dtype}", lambda x=x, n=norm: fused.normalise_pool(x, n)
+        yield (
+            f"bias, pool {dtype}",
+            lambda x=x, c=c: fused.normalise_pool(x, (None, None, None, c), with_taps=False),
+        )
+        yield (
+            f"normalise, pool, gradient {dtype}",
+            lambda g=pooled, t=taps, x=x, n=norm: fused.normalise_pool_grad(g, t, x, n),
+        )
+        w = _image(64, 64, 3, 3, dtype=dtype)
+        yield f"fold {dtype}", lambda w=w, c=c: fused.fold_batch_norm(w, c, c, c, c, c)
+    x = _image(32, 512, 7, 7, dtype=torch.bfloat16)
+    c = _meta(512)
+    yield "normalise, many channels", lambda: fused.normalise_act(x, (c, c, c, c), x)
+    yield "normalise, evaluation", lambda: fused.normalise_act_grad(x, x, None, (c, c, c, c), "none", False)
+    yield "gradient as affine", lambda: fused.normalise.gradient_as_affine((c, c, c, c), (c, c), 1568)
 
 
 def _pooling() -> Iterator[tuple[str, Call]]:
@@ -223,8 +336,13 @@ for _family in (
     _indexing,
     _random,
     _optimizer,
+    _amp,
     _batch_norm,
+    _fused,
     _pooling,
     _softmax_and_loss,
 ):
     LAUNCHES.update(_family())
+
+#: For targets with tensor memory (capability 9) alone.
+BOX_LAUNCHES: dict[str, Call] = dict(_boxes())

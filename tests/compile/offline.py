@@ -1,9 +1,10 @@
 """Compiles every kernel for GPUs that are not here: run as ``python -m tests.compile.offline TARGET``.
 
-A stub driver names the target and launches on ``meta`` buffers compile exactly what they would run. Each launch of
-``tests/compile/launches.py`` is compiled with the configuration it would get, and each shipped configuration is compiled on
-the first launch of its kernel. Prints one line of JSON for each compiled kernel, and exits with 1 if one fails or a kernel
-of the package was never reached.
+A stub driver names the target, whose compute capability decides which form an operation takes, and launches on ``meta``
+buffers compile exactly what they would run. Each launch of ``tests/compile/launches.py`` is compiled with the configuration
+it would get, and each shipped configuration on one launch of its kernel, in half precision where it takes that. Prints one
+line of JSON for each compiled kernel, and exits with 1 if one fails, a kernel of the package was never reached, or one for
+tensor memory was reached on a target without it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
 import tinyflow.kernels
-from tinyflow.kernels import launch
+from tinyflow.kernels import hardware, launch
+from tinyflow.kernels.hardware import Capability
 
 TARGETS = {
     "sm_80": (GPUTarget("cuda", 80, 32), 166912),
@@ -34,13 +36,27 @@ TARGETS = {
     "gfx942": (GPUTarget("hip", "gfx942", 64), 65536),
 }
 
+#: Streaming multiprocessors of the GPU that is stood for.
+MULTIPROCESSORS = 132
+
+#: Files whose kernels take tensor descriptors; only capability 9 gets to them.
+ON_TENSOR_MEMORY = {
+    f"tinyflow.kernels.conv2d.{name}"
+    for name in ("box_forward", "box_input_grad", "box_stem", "box_weight_grad", "statistics", "stream_weight_grad")
+}
+
+
+def capability(target: GPUTarget) -> Capability:
+    """The compute capability of a target; (0, 0) for one that is not NVIDIA's."""
+    return divmod(int(target.arch), 10) if target.backend == "cuda" else (0, 0)
+
 
 class OfflineDriver:
     """Stands where a GPU driver would: names a target, never runs anything."""
 
     def __init__(self, target: GPUTarget, shared_memory: int) -> None:
         self._target = target
-        properties = {"max_shared_mem": shared_memory, "multiprocessor_count": 132}
+        properties = {"max_shared_mem": shared_memory, "multiprocessor_count": MULTIPROCESSORS}
         self.utils = types.SimpleNamespace(get_device_properties=lambda device: properties)
 
     def get_current_target(self) -> GPUTarget:
@@ -62,16 +78,16 @@ class OfflineDriver:
         raise RuntimeError("there is no device")
 
 
-def all_kernels() -> set[str]:
-    """The names of the package's kernels: JIT functions that end in ``_kernel``."""
-    names = set()
+def all_kernels() -> dict[str, str]:
+    """The package's kernels, JIT functions that end in ``_kernel``, each with the module that it stands in."""
+    found = {}
     for module in pkgutil.walk_packages(tinyflow.kernels.__path__, "tinyflow.kernels."):
         if ".interpreter" in module.name:
             continue
         for name, value in vars(importlib.import_module(module.name)).items():
             if isinstance(value, triton.runtime.jit.JITFunction) and name.endswith("_kernel"):
-                names.add(name)
-    return names
+                found[name] = value.fn.__module__
+    return found
 
 
 def _compile(call: Callable[[], Any], label: str, limit: int) -> tuple[set[str], bool]:
@@ -94,28 +110,40 @@ def _compile(call: Callable[[], Any], label: str, limit: int) -> tuple[set[str],
 
 def main(target: str) -> int:
     """Compiles everything for one target."""
-    from tests.compile.launches import LAUNCHES
-
     gpu, limit = TARGETS[target]
     driver.set_active(OfflineDriver(gpu, limit))
+    with hardware.assumed(capability(gpu), MULTIPROCESSORS):
+        return compile_all(target)
+
+
+def compile_all(target: str) -> int:
+    """Compiles every launch and every shipped configuration; 0 if all is well."""
+    from tests.compile.launches import BOX_LAUNCHES, LAUNCHES
+
+    gpu, limit = TARGETS[target]
+    boxes = capability(gpu)[0] == 9
     good, reached = True, set()
     first: dict[str, tuple[str, Callable[[], Any]]] = {}
-    for label, call in LAUNCHES.items():
+    for label, call in {**LAUNCHES, **(BOX_LAUNCHES if boxes else {})}.items():
         names, fine = _compile(call, label, limit)
         good &= fine
         reached |= names
         for name in names:
-            first.setdefault(name, (label, call))
+            # half precision where the kernel takes it: the largest tiles are for that, and are not chosen for more bytes
+            if name not in first or ("bfloat16" in label and "bfloat16" not in first[name][0]):
+                first[name] = label, call
     for name, configs in launch.Configs.registry.items():
         if name in first:
             label, call = first[name]
             for k, config in enumerate(configs.shipped):
                 with configs.forced(config):
                     good &= _compile(call, f"{label}, shipped config {k}", limit)[1]
-    missing = sorted(all_kernels() - reached)
-    if missing:
+    meant = {name for name, module in all_kernels().items() if boxes or module not in ON_TENSOR_MEMORY}
+    if missing := sorted(meant - reached):
         print(json.dumps({"error": f"no launch in tests/compile/launches.py reaches {missing}"}))
-    return 0 if good and not missing else 1
+    if stray := sorted(all_kernels().keys() & reached - meant):
+        print(json.dumps({"error": f"{target} has no tensor memory, and reaches {stray}"}))
+    return 1 if missing or stray or not good else 0
 
 
 if __name__ == "__main__":

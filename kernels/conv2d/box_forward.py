@@ -1,0 +1,288 @@
+"""Convolution by boxes (see ``boxes``), with what follows it done on the tile in hand.
+
+``y[k, pixel] = Σ_{r, s, c} weight[k, (r, s, c)] · x[pixel moved by (r, s), c]``, then one of
+
+- bias, residual and ReLU, for inference;
+- each channel's mean and sum of squared deviations of the *rounded* result, for batch normalisation: a program merges
+  its tiles one by one (Chan, Golub & LeVeque 1983), so that a large mean costs no precision, and leaves one row.
+
+Programs are persistent: each keeps one tile of output channels and walks over boxes of pixels. Taps that lie outside the
+image for the whole box are left out; for a 7×7 map in boxes of one position that is every wasted product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import triton
+import triton.language as tl
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from tinyflow.kernels import hardware, memory, strides
+from tinyflow.kernels.conv2d.boxes import (
+    box_place,
+    box_tiles,
+    boxed,
+    image_boxes,
+    load_box,
+    quickest,
+    streams,
+    tile_of,
+    weight_tiles,
+    whole_boxes,
+    whole_channels,
+)
+from tinyflow.kernels.conv2d.geometry import Geometry, Pair
+from tinyflow.kernels.launch import Config, Configs, Cost, cdiv, launch, nbytes
+from tinyflow.kernels.memory import Buffer
+from tinyflow.kernels.strides import Shape
+
+
+@triton.jit
+def merge_tile(
+    count, mean, squares, y, n, p, q, N, P, Q, TN: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr, WHOLE: tl.constexpr
+):
+    """Statistics of each row with those of a tile ``y`` of rows by pixels; pixels outside the images do not count."""
+    images = tl.minimum(N - n, TN)
+    rows = tl.minimum(P - p, TH)
+    columns = tl.minimum(Q - q, TW)
+    added = (images * rows * columns).to(tl.float32)
+    total = count + added
+    if WHOLE:
+        tile_mean = tl.sum(y.to(tl.float32), axis=1) / added
+        deviation = y.to(tl.float32) - tile_mean[:, None]
+    else:
+        pixel = tl.arange(0, TN * TH * TW)
+        inside = (pixel // (TH * TW) < images) & (pixel // TW % TH < rows) & (pixel % TW < columns)
+        tile_mean = tl.sum(tl.where(inside[None, :], y.to(tl.float32), 0.0), axis=1) / added
+        deviation = tl.where(inside[None, :], y.to(tl.float32) - tile_mean[:, None], 0.0)
+    delta = tile_mean - mean
+    squares += tl.sum(deviation * deviation, axis=1) + delta * delta * (count * added / total)
+    return total, mean + delta * (added / total), squares
+
+
+@triton.jit
+def _box_conv2d_kernel(
+    y,  # boxes of y[n, p, q, k]
+    x,  # boxes of x[n, h, w, c]
+    weight,  # tiles of weight[k, (r, s, c)]
+    bias_ptr,  # bias[k]
+    residual,  # boxes of residual[n, p, q, k]
+    statistics_ptr,  # statistics[stream, (count, mean, squares), k]
+    N,
+    C,
+    H,
+    W,
+    K,
+    P,
+    Q,
+    top,
+    left,
+    R: tl.constexpr,
+    S: tl.constexpr,
+    STRIDE: tl.constexpr,
+    RELU: tl.constexpr,
+    WHOLE: tl.constexpr,
+    TN: tl.constexpr,
+    TH: tl.constexpr,
+    TW: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    PIXELS: tl.constexpr = TN * TH * TW
+    tiles_k = tl.cdiv(K, BLOCK_K)
+    tiles_c = tl.cdiv(C, BLOCK_C)
+    stream = tl.program_id(0) // tiles_k
+    k0 = tl.program_id(0) % tiles_k * BLOCK_K
+    k = k0 + tl.arange(0, BLOCK_K)
+    if statistics_ptr is not None:
+        count = tl.cast(0.0, tl.float32)
+        mean = tl.zeros((BLOCK_K,), tl.float32)
+        squares = tl.zeros((BLOCK_K,), tl.float32)
+    for tile in tl.range(stream, box_tiles(N, P, Q, TN, TH, TW), tl.num_programs(0) // tiles_k):
+        n, p, q = box_place(tile, P, Q, TN, TH, TW)
+        h = p * STRIDE - top
+        w = q * STRIDE - left
+        first_r = tl.maximum(-h - (TH - 1) * STRIDE, 0)
+        first_s = tl.maximum(-w - (TW - 1) * STRIDE, 0)
+        rows = tl.maximum(tl.minimum(H - h, R) - first_r, 0)
+        columns = tl.maximum(tl.minimum(W - w, S) - first_s, 0)
+        acc = tl.zeros((BLOCK_K, PIXELS), tl.float32)
+        for step in tl.range(rows * columns * tiles_c):
+            tap = step // tiles_c
+            c = step % tiles_c * BLOCK_C
+            r = first_r + tap // columns
+            s = first_s + tap % columns
+            pixels = load_box(x, n, h + r, w + s, c, C, PIXELS, BLOCK_C, STRIDE)
+            acc = tl.dot(weight.load([k0, (r * S + s) * C + c]), pixels.T, acc, input_precision="ieee")
+        if bias_ptr is not None:
+            acc += tl.load(bias_ptr + k, mask=k < K, other=0).to(tl.float32)[:, None]
+        if residual is not None:
+            acc += residual.load([n, p, q, k0]).reshape(PIXELS, BLOCK_K).T.to(tl.float32)
+        if RELU:
+            acc = tl.maximum(acc, 0.0, propagate_nan=tl.PropagateNan.ALL)
+        out = acc.to(y.dtype)
+        y.store([n, p, q, k0], out.T.reshape(TN, TH, TW, BLOCK_K))
+        if statistics_ptr is not None:
+            count, mean, squares = merge_tile(count, mean, squares, out, n, p, q, N, P, Q, TN, TH, TW, WHOLE)
+    if statistics_ptr is not None:
+        row = statistics_ptr + stream * 3 * K + k
+        tl.store(row, tl.zeros((BLOCK_K,), tl.float32) + count, mask=k < K)
+        tl.store(row + K, mean, mask=k < K)
+        tl.store(row + 2 * K, squares, mask=k < K)
+
+
+_SHIPPED = (
+    boxed((4, 8, 8), 64, 64, warps=8, stages=4),
+    boxed((2, 8, 8), 64, 64, warps=4, stages=4),
+    boxed((16, 4, 4), 128, 64, warps=8, stages=3),
+    boxed((8, 4, 4), 128, 64, warps=8, stages=4),
+    boxed((64, 2, 2), 128, 64, warps=8, stages=3),
+    boxed((32, 2, 2), 128, 64, warps=8, stages=4),
+    boxed((256, 1, 1), 128, 64, warps=8, stages=3),
+    boxed((128, 1, 1), 128, 64, warps=8, stages=4),
+    boxed((1, 1, 128), 128, 64, warps=8, stages=4),
+    boxed((1, 1, 128), 64, 64, warps=4, stages=4),
+)
+
+
+def _choose(
+    images: int, height: int, width: int, k: int, c: int, stride: int, whole: int, multiprocessors: int
+) -> Config:
+    fits = [config for config in _SHIPPED if stride == 1 or whole % config.blocks["BLOCK_C"] == 0]
+    return quickest(fits, "BLOCK_K", images, height, width, k, multiprocessors)
+
+
+def _interpreter(
+    images: int, height: int, width: int, k: int, c: int, stride: int, whole: int, multiprocessors: int
+) -> Config:
+    return whole_boxes(images, height, width, k, c if stride == 1 else whole)
+
+
+box_conv2d_configs = Configs("_box_conv2d_kernel", _SHIPPED, _choose, _interpreter)
+
+
+def box_conv2d(
+    found: Geometry,
+    x: Buffer,
+    weight: Buffer,
+    bias: Buffer | None = None,
+    residual: Buffer | None = None,
+    relu: bool = False,
+    statistics: bool = False,
+) -> tuple[Buffer, Buffer | None]:
+    """A convolution by boxes, for the sizes that ``dispatch`` admits.
+
+    Without statistics ``y = conv2d(x, weight) + bias + residual``, then ReLU; with them bias and residual are None,
+    ``relu`` False.
+
+    Args:
+        found: the checked sizes; stride (1, 1) or (2, 2), dilation and groups 1.
+        x: (N, C, H, W) in channels-last memory, float16 or bfloat16.
+        weight: (K, C, R, S) in K·R·S·C order, of x's dtype.
+        bias: (K,), contiguous.
+        residual: (N, K, P, Q) in channels-last memory, of x's dtype.
+        statistics: whether to return the rows that ``statistics.merge_statistics`` takes.
+
+    Returns y (N, K, P, Q), channels-last, accumulated in float32 and rounded once, and the rows (streams, 3, K) or None:
+    for each persistent program and channel the count, mean and sum of squared deviations of what it wrote, in float32.
+
+    FLOPs: 2·N·K·P·Q·C·R·S. Bytes: every operand read and every result written once.
+    """
+    y = memory.empty(found.out_shape, x.dtype, x.device, strides.channels_last_strides(found.out_shape))
+    cost = Cost(found.flops, nbytes(weight, bias, residual, y) + found.bytes_read(x))
+    target = y
+    if found.kernel == found.stride == (1, 1) and found.padding == ((0, 0), (0, 0)):
+        found, x, target = found.flattened(), in_a_row(x), in_a_row(y)
+        residual = None if residual is None else in_a_row(residual)
+    rows = convolve_boxes(
+        target,
+        found.x_shape,
+        lambda config: image_boxes(x, config, "BLOCK_C", found.stride[0]),
+        weight,
+        found.kernel,
+        bias,
+        residual,
+        stride=found.stride[0],
+        start=found.start,
+        relu=relu,
+        statistics=statistics,
+        cost=cost,
+    )
+    return y, rows
+
+
+def convolve_boxes(
+    y: Buffer,
+    x_shape: Shape,
+    x_boxes: Callable[[Config], TensorDescriptor],
+    weight: Buffer,
+    taps: Pair,
+    bias: Buffer | None,
+    residual: Buffer | None,
+    *,
+    stride: int,
+    start: Pair,
+    relu: bool,
+    statistics: bool,
+    cost: Cost,
+) -> Buffer | None:
+    """Fills ``y``; the rows of statistics, if asked for.
+
+    Args:
+        y: (N, K, P, Q) in channels-last memory.
+        x_shape: (N, C, H, W).
+        x_boxes: makes the boxes of x for a configuration.
+        weight: K rows of ``taps`` times C values in dense memory.
+        start: the input row and column of the first tap at the first output pixel.
+    """
+    images, k, p, q = y.shape
+    _, c, h, w = x_shape
+    config = box_conv2d_configs(
+        y.dtype,
+        images=images,
+        height=p,
+        width=q,
+        k=k,
+        c=c,
+        stride=stride,
+        whole=whole_channels(c),
+        multiprocessors=hardware.multiprocessors(y.device),
+    )
+    tile = tile_of(config, "BLOCK_K")
+    programs = streams(config, "BLOCK_K", k, tile.count(images, p, q), y.device)
+    rows = memory.empty((programs, 3, k), memory.float32, y.device) if statistics else None
+    launch(
+        _box_conv2d_kernel,
+        (programs * cdiv(k, tile.channels),),
+        image_boxes(y, config, "BLOCK_K"),
+        x_boxes(config),
+        weight_tiles(weight, config),
+        bias,
+        None if residual is None else image_boxes(residual, config, "BLOCK_K"),
+        rows,
+        images,
+        c,
+        h,
+        w,
+        k,
+        p,
+        q,
+        -start[0],
+        -start[1],
+        config=config,
+        cost=cost + Cost(0, nbytes(rows)),
+        device=y.device,
+        R=taps[0],
+        S=taps[1],
+        STRIDE=stride,
+        RELU=relu,
+        WHOLE=images % tile.images == p % tile.rows == q % tile.columns == 0,
+    )
+    return rows
+
+
+def in_a_row(x: Buffer) -> Buffer:
+    """The pixels of all images as one row of one image, which boxes of a row cover whatever the sizes."""
+    n, c, h, w = x.shape
+    return memory.as_strided(x, (1, c, 1, n * h * w), (n * h * w * c, 1, n * h * w * c, c))

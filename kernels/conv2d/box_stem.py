@@ -1,0 +1,318 @@
+"""A convolution of few channels with a stride of 2, such as a 7×7 stem on an image of three, by boxes.
+
+Folding each 2×2 cell of the padded image into channels, ``folded[n, i, j, (a, b, c)] = x[n, c, 2i + a − top,
+2j + b − left]``, leaves a convolution with stride 1 and half the taps on 4·C ≤ 16 channels, padded to 16. Its four
+column taps are 64 neighbouring values in memory: with windows that overlap, (n, i, j, 64) in steps of 16, they are one
+tap of 64 channels, and the boxes of ``box_forward`` do the rest. Weights fold in the same way, as an image without
+padding.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from tinyflow.kernels import hardware, memory, strides
+from tinyflow.kernels.conv2d.box_forward import convolve_boxes
+from tinyflow.kernels.conv2d.boxes import box_place, box_tiles, image_boxes
+from tinyflow.kernels.conv2d.geometry import Geometry, Pair
+from tinyflow.kernels.launch import MAX_BLOCK, Config, Configs, Cost, block, cdiv, launch, nbytes, offset_dtype
+from tinyflow.kernels.memory import Buffer
+
+#: Channels of a folded cell, and column taps of a window.
+CELL, COLUMNS = 16, 4
+WINDOW = CELL * COLUMNS
+
+
+@triton.jit
+def _fold_cells_kernel(
+    out_ptr,  # out[n, i, j, CELL]
+    x_ptr,  # x[n, c, h, w]
+    cells,
+    C,
+    H,
+    W,
+    rows,
+    columns,
+    x_strides,
+    top,
+    left,
+    CELL: tl.constexpr,
+    INDEX: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    cell = tl.program_id(0).to(INDEX) * BLOCK + tl.arange(0, BLOCK).to(INDEX)
+    lane = tl.arange(0, CELL)
+    n = cell // (rows * columns)
+    h = cell // columns % rows * 2 - top
+    w = cell % columns * 2 - left
+    down = lane // (2 * C)
+    right = lane // C % 2
+    inside = ((h[:, None] + down[None, :] >= 0) & (h[:, None] + down[None, :] < H)) & (
+        (w[:, None] + right[None, :] >= 0) & (w[:, None] + right[None, :] < W)
+    )
+    exists = (cell < cells)[:, None] & (lane < 4 * C)[None, :]
+    at = n * x_strides[0] + h * x_strides[2] + w * x_strides[3]
+    within = (lane % C).to(INDEX) * x_strides[1] + down.to(INDEX) * x_strides[2] + right.to(INDEX) * x_strides[3]
+    values = tl.load(x_ptr + at[:, None] + within[None, :], mask=inside & exists, other=0)
+    tl.store(out_ptr + (cell * CELL)[:, None] + lane[None, :], values, mask=(cell < cells)[:, None])
+
+
+@triton.jit
+def _stem_weight_grad_kernel(
+    partial_ptr,  # partial[program, k, tap row, window]
+    x,  # boxes of windows[n, i, j, window]
+    grad,  # boxes of grad[n, p, q, k]
+    N,
+    K,
+    P,
+    Q,
+    ROWS: tl.constexpr,
+    WINDOW: tl.constexpr,
+    TN: tl.constexpr,
+    TH: tl.constexpr,
+    TW: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    PIXELS: tl.constexpr = TN * TH * TW
+    program = tl.program_id(0)
+    k0 = tl.program_id(1) * BLOCK_K
+    zero = tl.zeros((BLOCK_K, WINDOW), tl.float32)
+    a0, a1, a2, a3 = zero, zero, zero, zero
+    for tile in tl.range(program, box_tiles(N, P, Q, TN, TH, TW), tl.num_programs(0)):
+        n, p, q = box_place(tile, P, Q, TN, TH, TW)
+        g = grad.load([n, p, q, k0]).reshape(PIXELS, BLOCK_K).T
+        a0 = tl.dot(g, x.load([n, p, q, 0]).reshape(PIXELS, WINDOW), a0, input_precision="ieee")
+        a1 = tl.dot(g, x.load([n, p + 1, q, 0]).reshape(PIXELS, WINDOW), a1, input_precision="ieee")
+        if ROWS > 2:
+            a2 = tl.dot(g, x.load([n, p + 2, q, 0]).reshape(PIXELS, WINDOW), a2, input_precision="ieee")
+        if ROWS > 3:
+            a3 = tl.dot(g, x.load([n, p + 3, q, 0]).reshape(PIXELS, WINDOW), a3, input_precision="ieee")
+    k = k0 + tl.arange(0, BLOCK_K)
+    out = partial_ptr + ((program * K + k) * (ROWS * WINDOW))[:, None] + tl.arange(0, WINDOW)[None, :]
+    tl.store(out, a0, mask=(k < K)[:, None])
+    tl.store(out + WINDOW, a1, mask=(k < K)[:, None])
+    if ROWS > 2:
+        tl.store(out + 2 * WINDOW, a2, mask=(k < K)[:, None])
+    if ROWS > 3:
+        tl.store(out + 3 * WINDOW, a3, mask=(k < K)[:, None])
+
+
+@triton.jit
+def _unfold_sum_kernel(
+    out_ptr,  # out[k, (r, s), c]
+    partial_ptr,  # partial[program, k, tap row, tap column, (a, b, c)]
+    programs,
+    size,
+    C,
+    R,
+    S,
+    partial_step,
+    ROWS: tl.constexpr,
+    CELL: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    c = i % C
+    s = i // C % S
+    r = i // (C * S) % R
+    k = i // (C * S * R)
+    lane = (r % 2 * 2 + s % 2) * C + c
+    at = ((k * ROWS + r // 2) * COLUMNS + s // 2) * CELL + lane
+    acc = tl.zeros((BLOCK,), tl.float32)
+    for program in tl.range(programs):
+        acc += tl.load(partial_ptr + tl.cast(program, tl.int64) * partial_step + at, mask=i < size, other=0)
+    tl.store(out_ptr + i, acc.to(out_ptr.dtype.element_ty), mask=i < size)
+
+
+_FOLD = Config({"BLOCK": 128}, num_warps=4)
+fold_cells_configs = Configs(
+    "_fold_cells_kernel",
+    (_FOLD,),
+    lambda cells: _FOLD,
+    lambda cells: Config({"BLOCK": block(cells, MAX_BLOCK // CELL)}),
+)
+
+_UNFOLD = Config({"BLOCK": 128}, num_warps=4)
+unfold_sum_configs = Configs(
+    "_unfold_sum_kernel", (_UNFOLD,), lambda size: _UNFOLD, lambda size: Config({"BLOCK": block(size)})
+)
+
+
+def _stem_tile(box: tuple[int, int, int], k: int, warps: int, stages: int) -> Config:
+    return Config({"TN": box[0], "TH": box[1], "TW": box[2], "BLOCK_K": k}, num_warps=warps, num_stages=stages)
+
+
+_STEM = _stem_tile((2, 8, 8), 64, warps=8, stages=2)
+
+
+def _interpreter_stem(images: int, height: int, width: int) -> Config:
+    rows, columns = block(height, 64), block(width, 64)
+    return _stem_tile(
+        (max(block(images, max(4096 // (rows * columns), 1)), cdiv(16, rows * columns)), rows, columns), 64, 4, 2
+    )
+
+
+stem_weight_grad_configs = Configs(
+    "_stem_weight_grad_kernel", (_STEM,), lambda images, height, width: _STEM, _interpreter_stem
+)
+
+
+def is_stem(found: Geometry) -> bool:
+    """Whether cells hold the channels and windows the columns of a convolution with a stride of 2."""
+    (r, s), channels = found.kernel, found.weight_shape[1]
+    return found.stride == (2, 2) and 4 * channels <= CELL and 3 <= r <= 8 and s <= 2 * COLUMNS
+
+
+def tap_rows(found: Geometry) -> int:
+    """Rows of cells that a window covers."""
+    return cdiv(found.kernel[0], 2)
+
+
+def _fold(x: Buffer, start: Pair, rows: int, columns: int) -> Buffer:
+    n, c, h, w = x.shape
+    out = memory.empty((n, rows, columns, CELL), x.dtype, x.device)
+    cells = n * rows * columns
+    config = fold_cells_configs(x.dtype, cells=cells)
+    launch(
+        _fold_cells_kernel,
+        (cdiv(cells, config.blocks["BLOCK"]),),
+        out,
+        x,
+        cells,
+        c,
+        h,
+        w,
+        rows,
+        columns,
+        x.stride(),
+        -start[0],
+        -start[1],
+        config=config,
+        cost=Cost(0, nbytes(out, x)),
+        device=x.device,
+        CELL=CELL,
+        INDEX=offset_dtype(out, x),
+    )
+    return out
+
+
+def fold_image(found: Geometry, x: Buffer) -> Buffer:
+    """The cells that windows of a stem read, padding included: what its forward pass and its weight gradient take.
+
+    Args:
+        found: sizes of which :func:`is_stem` holds.
+        x: (N, C, H, W), any strides, float16 or bfloat16.
+
+    Returns (N, P + ⌈R / 2⌉ − 1, Q + 3, 16), contiguous, with zeros for the padding. FLOPs: 0. Bytes: both once.
+    """
+    return _fold(x, found.start, found.out_shape[2] + tap_rows(found) - 1, found.out_shape[3] + COLUMNS - 1)
+
+
+def window_boxes(folded: Buffer, config: Config) -> TensorDescriptor:
+    """Boxes of overlapping windows: four neighbouring cells are the channels of the first."""
+    n, rows, columns, _ = folded.shape
+    shape = [n, rows, columns - COLUMNS + 1, WINDOW]
+    tile = [config.blocks["TN"], config.blocks["TH"], config.blocks["TW"], WINDOW]
+    return TensorDescriptor(folded, shape, [rows * columns * CELL, columns * CELL, CELL, 1], tile)
+
+
+def stem_conv2d(
+    found: Geometry,
+    folded: Buffer,
+    weight: Buffer,
+    bias: Buffer | None = None,
+    relu: bool = False,
+    statistics: bool = False,
+) -> tuple[Buffer, Buffer | None]:
+    """A stem's convolution, with the epilogues of :func:`box_forward.box_conv2d`.
+
+    Args:
+        found: sizes of which :func:`is_stem` holds.
+        folded: the image from :func:`fold_image`.
+        weight: (K, C, R, S), any strides, of folded's dtype.
+        bias: (K,), contiguous.
+
+    Returns y (N, K, P, Q), channels-last, and the rows of statistics or None. FLOPs: 2·N·K·P·Q·C·R·S counted, 16·16 /
+    (C·R·S) times as many done. Bytes: folded, weight, bias and y once.
+    """
+    y = memory.empty(found.out_shape, folded.dtype, folded.device, strides.channels_last_strides(found.out_shape))
+    n, q = found.out_shape[0], found.out_shape[3]
+    rows = convolve_boxes(
+        y,
+        (n, WINDOW, folded.shape[1], q),
+        lambda config: window_boxes(folded, config),
+        _fold(weight, (0, 0), tap_rows(found), COLUMNS),
+        (tap_rows(found), 1),
+        bias,
+        None,
+        stride=1,
+        start=(0, 0),
+        relu=relu,
+        statistics=statistics,
+        cost=Cost(found.flops, nbytes(folded, weight, bias, y)),
+    )
+    return y, rows
+
+
+def stem_conv2d_weight_grad(found: Geometry, grad: Buffer, folded: Buffer) -> Buffer:
+    """The weight gradient of a stem: all taps in one program, partial sums added in a fixed order.
+
+    Args:
+        found: sizes of which :func:`is_stem` holds.
+        grad: (N, K, P, Q) in channels-last memory, of folded's dtype.
+        folded: the image from :func:`fold_image`.
+
+    Returns (K, C, R, S) in K·R·S·C order, accumulated in float32 and rounded once. FLOPs: 2·N·K·P·Q·C·R·S counted.
+    Bytes: both operands and the result once, partial sums written and read besides.
+    """
+    n, k, p, q = found.out_shape
+    config = stem_weight_grad_configs(grad.dtype, images=n, height=p, width=q)
+    tn, th, tw, bk = (config.blocks[name] for name in ("TN", "TH", "TW", "BLOCK_K"))
+    programs = min(cdiv(n, tn) * cdiv(p, th) * cdiv(q, tw), hardware.multiprocessors(grad.device))
+    taps = tap_rows(found)
+    partial = memory.empty((programs, k, taps, WINDOW), memory.float32, grad.device)
+    launch(
+        _stem_weight_grad_kernel,
+        (programs, cdiv(k, bk)),
+        partial,
+        window_boxes(folded, config),
+        image_boxes(grad, config, "BLOCK_K"),
+        n,
+        k,
+        p,
+        q,
+        config=config,
+        cost=Cost(found.flops, nbytes(folded, grad, partial)),
+        device=grad.device,
+        ROWS=taps,
+        WINDOW=WINDOW,
+    )
+    return unfold_sum(found, partial, grad.dtype)
+
+
+def unfold_sum(found: Geometry, partial: Buffer, dtype: memory.dtype) -> Buffer:
+    """The weight gradient (K, C, R, S) from partial sums (programs, K, rows of cells, window), added in order."""
+    programs, k, taps, _ = partial.shape
+    out = memory.empty(found.weight_shape, dtype, partial.device, strides.channels_last_strides(found.weight_shape))
+    config = unfold_sum_configs(dtype, size=out.numel())
+    launch(
+        _unfold_sum_kernel,
+        (cdiv(out.numel(), config.blocks["BLOCK"]),),
+        out,
+        partial,
+        programs,
+        out.numel(),
+        out.shape[1],
+        *found.kernel,
+        k * taps * WINDOW,
+        config=config,
+        cost=Cost(programs * out.numel(), nbytes(out, partial)),
+        device=partial.device,
+        ROWS=taps,
+        CELL=CELL,
+        COLUMNS=COLUMNS,
+    )
+    return out

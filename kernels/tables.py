@@ -1,0 +1,67 @@
+"""Many tensors in one launch: a table of their addresses, cut into chunks that programs take.
+
+For each tensor the address of its memory in each role (parameter, gradient, …) and its number of elements; for each chunk
+its tensor and first element. A program turns addresses into pointers. Chunks depend on sizes alone and stay on the device
+from launch to launch.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+import triton
+import triton.language as tl
+
+from tinyflow.kernels import memory
+from tinyflow.kernels.configs import interpreting
+from tinyflow.kernels.launch import block, cdiv
+from tinyflow.kernels.memory import Buffer
+from tinyflow.kernels.mode import INTERPRETING
+
+#: Bytes that one memory instruction of a thread moves.
+_ALIGNMENT = tl.constexpr(16)
+
+#: The interpreter's largest chunk: a program's values stay in cache. It takes one chunk at a time, so that addresses are
+#: plain ranges, and tensors of one size class at a launch, so that small ones do not pay for a large one's tile.
+INTERPRETER_CHUNK = 2**18
+
+
+@triton.jit
+def pointers(addresses_ptr, column, tensors, tensor, mask, start, lane, DTYPE: tl.constexpr, ALIGN: tl.constexpr):
+    """Pointers to elements ``start + lane`` of the tensors whose addresses stand in a column of the table."""
+    address = tl.load(addresses_ptr + column * tensors + tensor, mask=mask, other=0)
+    first = address + start * (DTYPE.primitive_bitwidth // 8)
+    if ALIGN:
+        first = tl.multiple_of(first, _ALIGNMENT)
+    return first.to(tl.pointer_type(DTYPE))[:, None] + lane[None, :]
+
+
+def size_class(n: int) -> int:
+    """What must be equal for two tensors to share a launch."""
+    return block(n, INTERPRETER_CHUNK).bit_length() // 4 if interpreting() else 0
+
+
+@functools.lru_cache(maxsize=64)
+def chunks(sizes: tuple[int, ...], chunk: int, device: memory.device) -> Buffer:
+    """(2, chunks) int64 on the device: the tensor of each chunk, and its first element there."""
+    counts = [cdiv(n, chunk) for n in sizes]
+    table = np.empty((2, sum(counts)), np.int64)
+    table[0] = np.repeat(np.arange(len(sizes)), counts)
+    table[1] = np.concatenate([np.arange(c) * chunk for c in counts])
+    return memory.upload(table, device)
+
+
+def addresses(members: Sequence[Sequence[Buffer | None]], rows: int, device: memory.device) -> tuple[Buffer, bool]:
+    """(rows, tensors) int64 on the device: a tensor's address in each role, and in the last row its number of elements.
+
+    A role that a tensor does not have is 0.
+
+    Returns the table, and whether all addresses may be taken for multiples of 16 bytes: a hint to the compiler.
+    """
+    table = np.zeros((rows, len(members)), np.int64)
+    for role in range(len(members[0])):
+        table[role] = [0 if m[role] is None else m[role].data_ptr() for m in members]  # type: ignore[union-attr]
+    table[-1] = [m[0].numel() for m in members]  # type: ignore[union-attr]
+    return memory.upload(table, device), not INTERPRETING and not (table[:-1] % 16).any()
