@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tinyflow.kernels import hardware
 from tinyflow.kernels.launch import Record
 
 
@@ -17,15 +19,23 @@ class Ceilings:
 
     Attributes:
         device: its name.
+        capability: its compute capability, by which kernels choose their form.
+        multiprocessors: how many it has.
         flops: FLOP/s of a large matrix product, by the dtype's name.
         bandwidth: bytes/s of a large copy, reading plus writing.
         source: how that was found.
     """
 
     device: str
+    capability: tuple[int, int]
+    multiprocessors: int
     flops: Mapping[str, float]
     bandwidth: float
     source: str
+
+    def assumed(self) -> AbstractContextManager[None]:
+        """Launches on the ``meta`` device in a block are counted as this GPU would make them."""
+        return hardware.assumed((self.capability[0], self.capability[1]), self.multiprocessors)
 
     def floor(self, records: Iterable[Record], dtype: str) -> float:
         """Seconds that launches take at least: each the longer of FLOPs / rate and bytes / bandwidth, summed.

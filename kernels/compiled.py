@@ -12,8 +12,9 @@ launch_metadata, enter_hook, exit_hook, *arguments)``, where the arguments are a
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import triton
@@ -76,6 +77,17 @@ def _connect() -> _Triton | None:
     stream = driver.active.get_current_stream
     _triton = _Triton(native_specialize_impl, make_backend(target), stream, knobs.runtime)
     return _triton
+
+
+@contextlib.contextmanager
+def through_triton() -> Iterator[None]:
+    """Leaves all launches in a block to Triton, for tools that stand in ``JITFunction.run``."""
+    global _wanted
+    before, _wanted = _wanted, False
+    try:
+        yield
+    finally:
+        _wanted = before
 
 
 def launch(

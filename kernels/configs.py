@@ -93,6 +93,24 @@ def _rounded(value: Any) -> str:
     return str(value)
 
 
+class _Table:
+    """One kernel's part of a measured table; what a problem got is kept, since to name its class takes time."""
+
+    def __init__(self, entries: Mapping[str, Config]) -> None:
+        self.entries = entries
+        self._found: dict[Any, Config | None] = {}
+
+    def find(self, dtype: memory.dtype | None, problem: Mapping[str, Any]) -> Config | None:
+        key = dtype, *problem.values()
+        try:
+            return self._found[key]
+        except KeyError:
+            if len(self._found) >= 4096:
+                self._found.clear()
+            found = self._found[key] = self.entries.get(problem_class(dtype, problem))
+            return found
+
+
 @dataclass
 class Configs:
     """The configurations of one kernel.
@@ -107,7 +125,7 @@ class Configs:
     choose: Callable[..., Config]
     interpreter: Callable[..., Config]
     _forced: Config | None = field(default=None, init=False)
-    _tables: dict[str, dict[str, Config]] = field(default_factory=dict, init=False)
+    _tables: dict[str, _Table] = field(default_factory=dict, init=False)  # by the GPU's name
 
     registry: ClassVar[dict[str, Configs]] = {}  # of every kernel, by its name
 
@@ -127,23 +145,17 @@ class Configs:
             return self._forced, FORCED
         if INTERPRETING and _state.gpu is None:
             return self.interpreter(**problem), INTERPRETER
-        table = self._table(_state.gpu if INTERPRETING else None)
-        if table:
-            found = table.get(problem_class(dtype, problem))
-            if found is not None:
-                return found, TABLE
-        return self.choose(**problem), HEURISTIC
+        table = self._table(tuned.current_device() if _state.gpu is None else _state.gpu)
+        found = table.find(dtype, problem) if table.entries else None
+        return (self.choose(**problem), HEURISTIC) if found is None else (found, TABLE)
 
-    def _table(self, gpu: str | None) -> dict[str, Config]:
-        name = tuned.current_device() if gpu is None else gpu
-        table = self._tables.get(name)
+    def _table(self, gpu: str) -> _Table:
+        table = self._tables.get(gpu)
         if table is None:
-            table = self._tables[name] = self._read(tuned.load(name).get(self.kernel, {}))
+            entries = tuned.load(gpu).get(self.kernel, {})
+            measured = {p: Config(e["blocks"], e["num_warps"], e["num_stages"]) for p, e in entries.items()}
+            table = self._tables[gpu] = _Table({p: c for p, c in measured.items() if c in self.shipped})
         return table
-
-    def _read(self, entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Config]:
-        measured = {p: Config(e["blocks"], e["num_warps"], e["num_stages"]) for p, e in entries.items()}
-        return {problem: config for problem, config in measured.items() if config in self.shipped}
 
     def forget_tables(self) -> None:
         """Reads tables anew at the next launch."""

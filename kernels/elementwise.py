@@ -183,7 +183,9 @@ def _scalar_argument(value: Scalar, compute: Any) -> tuple[int, int]:
     return int(value), INTEGER
 
 
-def apply(fn: Any, out: Buffer, operands: Sequence[Operand], compute: Any, flops: int = 1) -> Buffer:
+def apply(
+    fn: Any, out: Buffer, operands: Sequence[Operand], compute: Any, flops: int = 1, fresh: bool = False
+) -> Buffer:
     """``out[i] = fn(operands[0][i], …)`` for every index ``i`` of ``out``, operands broadcast to its shape.
 
     Args:
@@ -192,6 +194,7 @@ def apply(fn: Any, out: Buffer, operands: Sequence[Operand], compute: Any, flops
         operands: buffers that broadcast to ``out``, on its device, or Python numbers.
         compute: the Triton dtype that operands are cast to before ``fn``.
         flops: floating-point operations of ``fn`` for one element.
+        fresh: ``out`` is new memory, which no operand can share.
     """
     shape = out.shape
     if 0 in out.stride() and out.numel() and any(st == 0 and n > 1 for n, st in zip(shape, out.stride())):
@@ -204,7 +207,7 @@ def apply(fn: Any, out: Buffer, operands: Sequence[Operand], compute: Any, flops
     buffers: list[Buffer] = []
     for x in operands:
         if isinstance(x, Buffer):
-            read = _apart(x, out)
+            read = x if fresh else _apart(x, out)
             buffers.append(read)
             arguments.append(read)
             kinds.append(BUFFER)
@@ -213,7 +216,7 @@ def apply(fn: Any, out: Buffer, operands: Sequence[Operand], compute: Any, flops
             arguments.append(number)
             kinds.append(kind)
     sizes, walked = _walk(shape, out.stride(), *[(x.shape, x.stride()) for x in buffers])
-    config = pointwise_configs(sizes=sizes, views=walked)
+    config = pointwise_configs(out.dtype, sizes=sizes, views=walked)
     outer = len(sizes) - 3
     blocks = config.blocks
     grid = strides.numel(sizes[:outer]) * cdiv(sizes[-3], blocks["BLOCK_0"])
@@ -250,12 +253,12 @@ def apply(fn: Any, out: Buffer, operands: Sequence[Operand], compute: Any, flops
 @functools.lru_cache(maxsize=4096)
 def _walk(
     shape: tuple[int, ...], out_stride: tuple[int, ...], *operands: tuple[tuple[int, ...], tuple[int, ...]]
-) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
+) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
     """The three or more dimensions that walk output and operands (shape, strides) together: sizes, strides of each."""
     views = [strides.expanded_strides(own, steps, shape) for own, steps in operands]
     sizes, walked = strides.coalesce(shape, out_stride, *views)
     lead = 3 - len(sizes)
-    return (1,) * lead + tuple(sizes), [(0,) * lead + tuple(view) for view in walked]
+    return (1,) * lead + tuple(sizes), tuple([(0,) * lead + tuple(view) for view in walked])
 
 
 def _apart(x: Buffer, out: Buffer) -> Buffer:
@@ -312,6 +315,7 @@ class Pointwise:
         shape: tuple[int, ...] = buffers[0].shape
         if any(x.shape != shape for x in buffers):
             shape = strides.broadcast_shapes(self.name, *[x.shape for x in buffers])
+        fresh = out is None
         if out is None:
             full = [x for x in buffers if x.shape == shape]
             leader = next((x for x in full if memory.is_dense(x)), full[0] if full else None)
@@ -323,7 +327,7 @@ class Pointwise:
             raise RuntimeError(
                 f"{self.name}: result type {promoted} can't be cast to the desired output type {out.dtype}"
             )
-        return apply(self.fn, out, operands, dtypes.compute_dtype(promoted), self.flops)
+        return apply(self.fn, out, operands, dtypes.compute_dtype(promoted), self.flops, fresh)
 
 
 @triton.jit

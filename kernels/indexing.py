@@ -429,7 +429,7 @@ def _gather(rows: _Rows) -> Buffer:
     out_rows, out_elements = rows.parts(out.stride())
     row_sizes, (out_row_strides,) = _row_major(rows.index_shape, out_rows)
     element_sizes, (out_element_strides, x_element_strides) = _row_major(rows.row_shape, out_elements, rows.row_strides)
-    config = gather_configs(rows=rows.rows, elements=rows.elements)
+    config = gather_configs(x.dtype, rows=rows.rows, elements=rows.elements)
     launch(
         _gather_kernel,
         _grid(config, rows.rows, rows.elements),
@@ -481,7 +481,7 @@ def _put(rows: _Rows, values: Buffer, accumulate: bool) -> None:
         element_sizes, (x_element_strides, value_element_strides) = _row_major(
             rows.row_shape, rows.row_strides, strides.contiguous_strides(rows.row_shape)
         )
-    config = put_configs(rows=rows.rows, elements=rows.elements)
+    config = put_configs(x.dtype, rows=rows.rows, elements=rows.elements)
     count = rows.rows * rows.elements
     moved = count * x.element_size() * (2 if accumulate else 1)  # read as well, to be added to
     launch(
@@ -519,7 +519,7 @@ def _segment_sums(
     value_element_strides: Shape,
 ) -> Buffer:
     """(rows, elements): for the last row of each place in ``keys`` the sum over its rows."""
-    config = segment_sum_configs(rows=rows.rows, elements=rows.elements)
+    config = segment_sum_configs(values.dtype, rows=rows.rows, elements=rows.elements)
     for power in range(max(1, math.ceil(math.log(rows.rows, 8) - 1e-9))):
         out = memory.empty((rows.rows, rows.elements), dtypes.accumulate_dtype(rows.x.dtype), keys.device)
         launch(

@@ -147,7 +147,8 @@ def launch(
 
 def described(kernel: str, args: Sequence[Any], config: Config, path: str) -> str:
     """A line about one launch: kernel, operands, configuration, where that came from, and how it was launched."""
-    operands = [f"{str(x.dtype).removeprefix('torch.')}{list(x.shape)}" for x in args if isinstance(x, Buffer)]
+    buffers = [getattr(x, "base", x) for x in args]  # a descriptor has its buffer as base
+    operands = [f"{str(x.dtype).removeprefix('torch.')}{list(x.shape)}" for x in buffers if isinstance(x, Buffer)]
     blocks = [f"{name}={value}" for name, value in config.blocks.items()]
     options = [f"num_warps={config.num_warps}", f"num_stages={config.num_stages}"]
     return f"launch: {kernel} {' '.join(operands)} | {' '.join(blocks + options)} | from {config.source} | {path}"

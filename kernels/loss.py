@@ -392,7 +392,7 @@ def _total(
         if total is not None:
             fill(total, 0.0)
         return fill(out, float("nan") if reduction == MEAN else 0.0), total
-    config = loss_total_configs(rows=rows.numel())
+    config = loss_total_configs(rows.dtype, rows=rows.numel())
     launch(
         _loss_total_kernel,
         (1,),
@@ -465,7 +465,7 @@ def cross_entropy(
     sizes, (_, x_steps, target_steps) = walk(
         row_shape, strides.contiguous_strides(row_shape), _row_part(x.stride(), dim), target_strides
     )
-    config = cross_entropy_configs(rows=rows, columns=classes, across=x.stride(dim) > 1)
+    config = cross_entropy_configs(x.dtype, rows=rows, columns=classes, across=x.stride(dim) > 1)
     spread = probabilities or label_smoothing > 0
     launch(
         _cross_entropy_kernel,
@@ -536,7 +536,7 @@ def cross_entropy_input_grad(
         _row_part(x.stride(), dim),
         target_strides,
     )
-    config = cross_entropy_input_grad_configs(rows=rows, columns=classes, across=x.stride(dim) > 1)
+    config = cross_entropy_input_grad_configs(x.dtype, rows=rows, columns=classes, across=x.stride(dim) > 1)
     launch(
         _cross_entropy_input_grad_kernel,
         (cdiv(rows, config.blocks["BLOCK_R"]), cdiv(classes, config.blocks["BLOCK_N"])),
@@ -603,7 +603,7 @@ def nll_loss(
     sizes, (_, x_steps, target_steps) = walk(
         row_shape, strides.contiguous_strides(row_shape), _row_part(x.stride(), dim), tuple(target.stride())
     )
-    config = nll_loss_configs(rows=rows)
+    config = nll_loss_configs(x.dtype, rows=rows)
     launch(
         _nll_loss_kernel,
         (cdiv(rows, config.blocks["BLOCK_R"]),),
@@ -652,7 +652,7 @@ def nll_loss_input_grad(
     grad_x = memory.empty(shape, grad.dtype, grad.device)
     g_strides = tuple(grad.stride()) if grad.dim() == len(row_shape) else (0,) * len(row_shape)
     sizes, walked = walk(row_shape, _row_part(grad_x.stride(), dim), g_strides, tuple(target.stride()))
-    config = nll_loss_input_grad_configs(rows=rows, columns=classes, across=grad_x.stride(dim) > 1)
+    config = nll_loss_input_grad_configs(grad.dtype, rows=rows, columns=classes, across=grad_x.stride(dim) > 1)
     launch(
         _nll_loss_input_grad_kernel,
         (cdiv(rows, config.blocks["BLOCK_R"]), cdiv(classes, config.blocks["BLOCK_N"])),

@@ -527,7 +527,7 @@ def _launch(
     channels = out.shape[-3]
     pixels = out.numel() // channels
     views = [None if v is None else _batched(v) for v in (out, *others)]
-    config = configs(pixels=pixels, channels=channels)
+    config = configs(out.dtype, pixels=pixels, channels=channels)
     launch(
         kernel,
         (cdiv(pixels, config.blocks["BLOCK_P"]), cdiv(channels, config.blocks["BLOCK_C"])),

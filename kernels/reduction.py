@@ -371,7 +371,7 @@ def _index_dtype(walk: _Walk, *buffers: Buffer | None) -> Any:
 def _launch_reduce(
     x: Buffer, out: Buffer, walk: _Walk, rule: _Rule, accumulate: memory.dtype, divisor: float, center: Buffer | None
 ) -> None:
-    config = reduce_configs(kept=walk.kept, reduced=walk.reduced, across=walk.across)
+    config = reduce_configs(x.dtype, kept=walk.kept, reduced=walk.reduced, across=walk.across)
     split, block_m, block_n = (config.blocks[name] for name in ("SPLIT", "BLOCK_M", "BLOCK_N"))
     target = out if split == 1 else memory.empty((split, walk.kept), accumulate, x.device)
     launch(
@@ -562,7 +562,7 @@ def _launch_arg_reduce(
     greatest: bool,
     identity: float | int,
 ) -> None:
-    config = arg_reduce_configs(kept=walk.kept, reduced=walk.reduced, across=walk.across)
+    config = arg_reduce_configs(x.dtype, kept=walk.kept, reduced=walk.reduced, across=walk.across)
     split, block_m, block_n = (config.blocks[name] for name in ("SPLIT", "BLOCK_M", "BLOCK_N"))
     best, best_at = values, indices
     if split > 1:

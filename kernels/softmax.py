@@ -239,7 +239,7 @@ def _softmax(op: str, x: Buffer, dim: int, dtype: memory.dtype | None, log: bool
     columns = x.shape[dim] if x.dim() else 1
     rows = x.numel() // columns
     sizes, (y_strides, x_strides) = walk(*(_without(v, dim) for v in (x.shape, y.stride(), x.stride())))
-    config = softmax_configs(rows=rows, columns=columns, across=_step(x, dim) > 1)
+    config = softmax_configs(x.dtype, rows=rows, columns=columns, across=_step(x, dim) > 1)
     launch(
         _softmax_kernel,
         (cdiv(rows, config.blocks["BLOCK_R"]),),
@@ -301,7 +301,7 @@ def _input_grad(op: str, grad: Buffer, y: Buffer, dim: int, log: bool) -> Buffer
     columns = y.shape[dim] if y.dim() else 1
     rows = y.numel() // columns
     sizes, walked = walk(*(_without(v, dim) for v in (y.shape, grad_x.stride(), grad.stride(), y.stride())))
-    config = softmax_input_grad_configs(rows=rows, columns=columns, across=_step(y, dim) > 1)
+    config = softmax_input_grad_configs(y.dtype, rows=rows, columns=columns, across=_step(y, dim) > 1)
     launch(
         _softmax_input_grad_kernel,
         (cdiv(rows, config.blocks["BLOCK_R"]),),

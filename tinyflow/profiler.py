@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from tinyflow.autograd.grad_mode import set_grad_enabled
 from tinyflow.autograd.graph import AccumulateGrad, Node
@@ -18,9 +18,19 @@ from tinyflow.kernels.launch import Record as Record
 from tinyflow.kernels.launch import count as count_launches
 from tinyflow.tensor import Tensor
 
-if TYPE_CHECKING:
-    from tinyflow.nn import Module
-    from tinyflow.optim import Optimizer
+
+class Model(Protocol):
+    """What is asked of a model: an ``nn.Module``, which stands above this file."""
+
+    def __call__(self, images: Tensor) -> Tensor: ...
+
+    def named_modules(self) -> Iterable[tuple[str, Any]]: ...
+
+
+class Optimizer(Protocol):
+    """What is asked of an optimiser."""
+
+    def step(self) -> Any: ...
 
 
 def interpreting() -> bool:
@@ -51,10 +61,11 @@ def total(records: Sequence[Record]) -> Cost:
 
 
 def summarise(
-    model: Module,
+    model: Model,
     images: Tensor,
     loss: Callable[[Tensor], Tensor] | None = None,
     optimizer: Optimizer | None = None,
+    watched: Callable[[Any], bool] = lambda module: True,
 ) -> list[Layer]:
     """What each call of a layer gives and launches, in the order of a forward pass.
 
@@ -66,9 +77,10 @@ def summarise(
         loss: of the model's output; with it the backward pass is counted too, and each launch of it belongs to the layer
             whose operation it differentiates.
         optimizer: counted in its second step, when its buffers are there.
+        watched: which modules are listed by themselves. Hooks are put on them, so they are not fused with others; what
+            another module launches belongs to the one around it.
     """
-    # Names are fixed before a second step, which only brings the optimiser's buffers about
-    layers = _Layers(model)
+    layers = _Layers(model, watched)
     with count_launches() as records, planned_for_gpu(), set_grad_enabled(loss is not None):
         with layers.watched(records):
             output = model(images)
@@ -89,22 +101,24 @@ def summarise(
 class _Layers:
     """Hands launches to the layer that made them, forwards by the calls and backwards by the nodes of the graph."""
 
-    def __init__(self, model: Module) -> None:
+    def __init__(self, model: Model, watched: Callable[[Any], bool]) -> None:
         self.found: list[Layer] = []
-        self._names = {module: name or "(model)" for name, module in model.named_modules()}
+        named = model.named_modules()
+        self._names = {module: name or "(model)" for name, module in named if not name or watched(module)}
         self._counted: set[str] = set()
-        self._open: list[tuple[list[Record], tuple[Any, ...]]] = []  # calls, the outermost first: launches and inputs
+        # of the calls that are under way, the outermost first: launches, and the nodes that made the inputs
+        self._open: list[tuple[list[Record], set[Any]]] = []
         self._owner: dict[Node, Layer] = {}
 
     @contextmanager
     def watched(self, records: list[Record]) -> Iterator[None]:
         """Follows the calls of all modules in a block."""
 
-        def enter(module: Module, inputs: tuple[Any, ...]) -> None:
+        def enter(module: Any, inputs: tuple[Any, ...]) -> None:
             self._settle(records)
-            self._open.append(([], inputs))
+            self._open.append(([], _nodes(inputs)))  # now: an operation in place gives its input another history
 
-        def leave(module: Module, inputs: tuple[Any, ...], output: Any) -> None:
+        def leave(module: Any, inputs: tuple[Any, ...], output: Any) -> None:
             self._settle(records)
             self._leave(module, output)
 
@@ -123,18 +137,21 @@ class _Layers:
             self._open[-1][0].extend(records)
         records.clear()
 
-    def _leave(self, module: Module, output: Any) -> None:
-        records, inputs = self._open.pop()
+    def _leave(self, module: Any, output: Any) -> None:
+        records, before = self._open.pop()
         name = self._names[module]
         leaf = not any(True for _ in module.children())
         shape = tuple(output.shape) if isinstance(output, Tensor) else ()
         layer = Layer(name, type(module).__name__, shape, 0, records)
         if records or leaf:
-            own = {n: p for n, p in module.named_parameters(name, recurse=False) if n not in self._counted}
+            own = {n: p for n, p in module.named_parameters(self._prefix(name)) if n not in self._counted}
             self._counted.update(own)
             layer.parameters = sum(p.numel() for p in own.values())
             self.found.append(layer)
-            self._claim(layer, output, inputs)
+            self._claim(layer, output, before)
+
+    def _prefix(self, name: str) -> str:
+        return "" if name == "(model)" else name
 
     @contextmanager
     def called(self, name: str, kind: str, shape: tuple[int, ...], records: list[Record]) -> Iterator[None]:
@@ -146,11 +163,11 @@ class _Layers:
 
     def own(self, output: Tensor, inputs: Sequence[Tensor]) -> None:
         """The last layer made ``output`` from ``inputs``."""
-        self._claim(self.found[-1], output, inputs)
+        self._claim(self.found[-1], output, _nodes(inputs))
 
-    def _claim(self, layer: Layer, output: Any, inputs: Sequence[Any]) -> None:
-        """Gives a layer the nodes between its inputs and its output that no layer inside it has."""
-        seen = {x.grad_fn for x in inputs if isinstance(x, Tensor)}
+    def _claim(self, layer: Layer, output: Any, before: set[Any]) -> None:
+        """Gives a layer the nodes that led from ``before`` to its output and that no layer inside it has."""
+        seen = set(before)
         stack = [output.grad_fn] if isinstance(output, Tensor) else []
         while stack:
             node = stack.pop()
@@ -185,6 +202,10 @@ class _Layers:
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def _nodes(inputs: Sequence[Any]) -> set[Any]:
+    return {x.grad_fn for x in inputs if isinstance(x, Tensor)}
 
 
 __all__ = [
