@@ -39,7 +39,7 @@ from tinyflow.kernels.memory import Buffer
 
 
 @triton.jit
-def _channel_values(ptr, c, channels, default, COMPUTE: tl.constexpr):
+def channel_values(ptr, c, channels, default, COMPUTE: tl.constexpr):
     if ptr is None:
         values = tl.full(c.shape, default, COMPUTE)
     else:
@@ -174,12 +174,12 @@ def _batch_norm_apply_kernel(
     p = tl.program_id(0).to(INDEX) * BLOCK_P + tl.arange(0, BLOCK_P).to(INDEX)
     c = tl.program_id(1).to(INDEX) * BLOCK_C + tl.arange(0, BLOCK_C).to(INDEX)
     mask = (p < pixels)[:, None] & (c < channels)[None, :]
-    mean = _channel_values(mean_ptr, c, channels, 0.0, COMPUTE)
-    spread = _channel_values(spread_ptr, c, channels, 1.0, COMPUTE)
+    mean = channel_values(mean_ptr, c, channels, 0.0, COMPUTE)
+    spread = channel_values(spread_ptr, c, channels, 1.0, COMPUTE)
     if SPREAD_IS_VARIANCE:
         spread = 1.0 / tl.sqrt(spread + float_from_bits(eps_bits).to(COMPUTE))
-    scale = spread * _channel_values(weight_ptr, c, channels, 1.0, COMPUTE)
-    bias = _channel_values(bias_ptr, c, channels, 0.0, COMPUTE)
+    scale = spread * channel_values(weight_ptr, c, channels, 1.0, COMPUTE)
+    bias = channel_values(bias_ptr, c, channels, 0.0, COMPUTE)
     x_at = offsets(p, sizes, x_strides, DIMS)[:, None] + (c * x_stride_c)[None, :]
     y_at = offsets(p, sizes, y_strides, DIMS)[:, None] + (c * y_stride_c)[None, :]
     x = tl.load(x_ptr + x_at, mask=mask, other=0).to(COMPUTE)
@@ -211,7 +211,7 @@ def _batch_norm_gradient_sums_kernel(
     c = tl.program_id(1).to(INDEX) * BLOCK_C + tl.arange(0, BLOCK_C).to(INDEX)
     first = split * split_pixels
     last = tl.minimum(first + split_pixels, pixels)
-    mean = _channel_values(mean_ptr, c, channels, 0.0, COMPUTE)
+    mean = channel_values(mean_ptr, c, channels, 0.0, COMPUTE)
     lane_g = tl.zeros([BLOCK_P, BLOCK_C], COMPUTE)
     lane_gx = tl.zeros([BLOCK_P, BLOCK_C], COMPUTE)
     for start in range(first, last, BLOCK_P):
@@ -236,6 +236,8 @@ def _batch_norm_finish_gradient_sums_kernel(
     grad_bias_ptr,
     channels,
     splits,
+    partial_stride_sum,
+    partial_stride_split,
     INDEX: tl.constexpr,
     BLOCK_S: tl.constexpr,
     BLOCK_C: tl.constexpr,
@@ -243,9 +245,9 @@ def _batch_norm_finish_gradient_sums_kernel(
     c = tl.program_id(0).to(INDEX) * BLOCK_C + tl.arange(0, BLOCK_C).to(INDEX)
     s = tl.arange(0, BLOCK_S).to(INDEX)
     mask = (s < splits)[:, None] & (c < channels)[None, :]
-    at = (s * channels)[:, None] + c[None, :]
+    at = (s * partial_stride_split)[:, None] + c[None, :]
     sum_g = tl.sum(tl.load(partial_ptr + at, mask=mask, other=0), axis=0)
-    sum_gx = tl.sum(tl.load(partial_ptr + splits * channels + at, mask=mask, other=0), axis=0)
+    sum_gx = tl.sum(tl.load(partial_ptr + partial_stride_sum + at, mask=mask, other=0), axis=0)
     invstd = tl.load(invstd_ptr + c, mask=c < channels, other=0)
     tl.store(grad_weight_ptr + c, sum_gx * invstd, mask=c < channels)
     tl.store(grad_bias_ptr + c, sum_g, mask=c < channels)
@@ -280,18 +282,18 @@ def _batch_norm_input_grad_kernel(
     p = tl.program_id(0).to(INDEX) * BLOCK_P + tl.arange(0, BLOCK_P).to(INDEX)
     c = tl.program_id(1).to(INDEX) * BLOCK_C + tl.arange(0, BLOCK_C).to(INDEX)
     mask = (p < pixels)[:, None] & (c < channels)[None, :]
-    invstd = _channel_values(invstd_ptr, c, channels, 1.0, COMPUTE)
-    scale = invstd * _channel_values(weight_ptr, c, channels, 1.0, COMPUTE)
+    invstd = channel_values(invstd_ptr, c, channels, 1.0, COMPUTE)
+    scale = invstd * channel_values(weight_ptr, c, channels, 1.0, COMPUTE)
     g_at = offsets(p, sizes, g_strides, DIMS)[:, None] + (c * g_stride_c)[None, :]
     out_at = offsets(p, sizes, grad_x_strides, DIMS)[:, None] + (c * grad_x_stride_c)[None, :]
     g = tl.load(g_ptr + g_at, mask=mask, other=0).to(COMPUTE)
     if TRAINING:
         x_at = offsets(p, sizes, x_strides, DIMS)[:, None] + (c * x_stride_c)[None, :]
         x = tl.load(x_ptr + x_at, mask=mask, other=0).to(COMPUTE)
-        mean = _channel_values(mean_ptr, c, channels, 0.0, COMPUTE)
+        mean = channel_values(mean_ptr, c, channels, 0.0, COMPUTE)
         total = tl.cast(pixels, COMPUTE)
-        mean_g = _channel_values(grad_bias_ptr, c, channels, 0.0, COMPUTE) / total
-        slope = _channel_values(grad_weight_ptr, c, channels, 0.0, COMPUTE) * invstd / total
+        mean_g = channel_values(grad_bias_ptr, c, channels, 0.0, COMPUTE) / total
+        slope = channel_values(grad_weight_ptr, c, channels, 0.0, COMPUTE) * invstd / total
         g = g - mean_g[None, :] - (x - mean[None, :]) * slope[None, :]
     grad_x = g * scale[None, :]
     tl.store(grad_x_ptr + out_at, grad_x.to(grad_x_ptr.dtype.element_ty), mask=mask)
@@ -319,7 +321,7 @@ gradient_sums_configs = Configs("_batch_norm_gradient_sums_kernel", (_TALL, _WID
 input_grad_configs = Configs("_batch_norm_input_grad_kernel", (_TALL, _WIDE), _choose, _interpreter)
 
 
-def _split(config: Config, pixels: int, channels: int) -> tuple[int, int]:
+def pixel_splits(config: Config, pixels: int, channels: int) -> tuple[int, int]:
     """How many splits of how many pixels (a whole number of tiles) share a reduction; it depends on shapes alone."""
     block_p = config.blocks["BLOCK_P"]
     tiles = cdiv(pixels, block_p)
@@ -328,7 +330,7 @@ def _split(config: Config, pixels: int, channels: int) -> tuple[int, int]:
     return cdiv(pixels, split_pixels), split_pixels
 
 
-def _finish_config(splits: int, channels: int) -> Config:
+def finish_config(splits: int, channels: int) -> Config:
     # 16 channels of 256 splits are 4096 elements; the interpreter has one split and takes all channels at once
     return Config({"BLOCK_S": block(splits), "BLOCK_C": block(channels, max(16, 4096 // block(splits)))})
 
@@ -398,18 +400,37 @@ def batch_norm(
     """
     op = "batch_norm"
     dtypes.check_floating(op, x=x)
+    _check_input(op, x, training=True)
+    _check_parameters(op, x, weight=weight, bias=bias)
+    check_same_device(op, x=x, weight=weight, bias=bias)
+    mean, invstd = batch_norm_statistics(x, running_mean, running_var, momentum, eps)
+    return _apply(x, mean, invstd, weight, bias, eps, spread_is_variance=False), mean, invstd
+
+
+def batch_norm_statistics(
+    x: Buffer,
+    running_mean: Buffer | None = None,
+    running_var: Buffer | None = None,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> tuple[Buffer, Buffer]:
+    """Each channel's mean and ``invstd`` over the batch; updates the running statistics in place.
+
+    Arguments, dtypes and errors as in :func:`batch_norm`. FLOPs: 6 an element. Least bytes: ``x`` once.
+    """
+    op = "batch_norm"
+    dtypes.check_floating(op, x=x)
     pixels, channels = _check_input(op, x, training=True)
-    _check_parameters(op, x, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var)
-    given = {"weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var}
-    device = check_same_device(op, x=x, **given)
+    _check_parameters(op, x, running_mean=running_mean, running_var=running_var)
+    device = check_same_device(op, x=x, running_mean=running_mean, running_var=running_var)
     compute = dtypes.compute_dtype(x.dtype)
     statistic_dtype = dtypes.accumulate_dtype(x.dtype)
     mean = memory.empty((channels,), statistic_dtype, device)
     invstd = memory.empty((channels,), statistic_dtype, device)
     if pixels and channels:
         sizes, (x_strides,) = walk(_without_channels(x.shape), _without_channels(x.stride()))
-        config = statistics_configs(pixels=pixels, channels=channels)
-        splits, split_pixels = _split(config, pixels, channels)
+        config = statistics_configs(x.dtype, pixels=pixels, channels=channels)
+        splits, split_pixels = pixel_splits(config, pixels, channels)
         partial = memory.empty((2, splits, channels), statistic_dtype, device)
         launch(
             _batch_norm_statistics_kernel,
@@ -430,7 +451,7 @@ def batch_norm(
             COMPUTE=compute,
             INDEX=offset_dtype(x),
         )
-        config = _finish_config(splits, channels)
+        config = finish_config(splits, channels)
         launch(
             _batch_norm_finish_statistics_kernel,
             (cdiv(channels, config.blocks["BLOCK_C"]),),
@@ -455,7 +476,7 @@ def batch_norm(
         )
     else:
         fill(mean, 0), fill(invstd, 0)
-    return _apply(x, mean, invstd, weight, bias, eps, spread_is_variance=False), mean, invstd
+    return mean, invstd
 
 
 def batch_norm_inference(
@@ -497,7 +518,7 @@ def _apply(
     sizes, (y_strides, x_strides) = walk(
         _without_channels(x.shape), _without_channels(y.stride()), _without_channels(x.stride())
     )
-    config = apply_configs(pixels=pixels, channels=channels)
+    config = apply_configs(x.dtype, pixels=pixels, channels=channels)
     launch(
         _batch_norm_apply_kernel,
         (cdiv(pixels, config.blocks["BLOCK_P"]), cdiv(channels, config.blocks["BLOCK_C"])),
@@ -568,7 +589,7 @@ def batch_norm_grad(
         _without_channels(x.shape), *(_without_channels(v.stride()) for v in (grad_x, grad, x))
     )
     read = [x, weight, mean, invstd, grad_weight, grad_bias] if training else [weight, invstd]
-    config = input_grad_configs(pixels=pixels, channels=channels)
+    config = input_grad_configs(x.dtype, pixels=pixels, channels=channels)
     launch(
         _batch_norm_input_grad_kernel,
         (cdiv(pixels, config.blocks["BLOCK_P"]), cdiv(channels, config.blocks["BLOCK_C"])),
@@ -611,8 +632,8 @@ def _gradient_sums(
     sizes, (g_strides, x_strides) = walk(
         _without_channels(x.shape), _without_channels(grad.stride()), _without_channels(x.stride())
     )
-    config = gradient_sums_configs(pixels=pixels, channels=channels)
-    splits, split_pixels = _split(config, pixels, channels) if pixels else (0, 0)
+    config = gradient_sums_configs(x.dtype, pixels=pixels, channels=channels)
+    splits, split_pixels = pixel_splits(config, pixels, channels) if pixels else (0, 0)
     partial = memory.empty((2, splits, channels), grad_bias.dtype, x.device)
     launch(
         _batch_norm_gradient_sums_kernel,
@@ -636,7 +657,16 @@ def _gradient_sums(
         COMPUTE=dtypes.compute_dtype(x.dtype),
         INDEX=offset_dtype(grad, x),
     )
-    config = _finish_config(splits, channels)
+    finish_gradient_sums(partial, invstd, grad_weight, grad_bias)
+
+
+def finish_gradient_sums(partial: Buffer, invstd: Buffer, grad_weight: Buffer, grad_bias: Buffer) -> None:
+    """Adds up partial sums (2, splits, C) of g and of g·(x − mean): ``grad_bias``, and times invstd ``grad_weight``.
+
+    The channels of ``partial`` lie next to each other.
+    """
+    _, splits, channels = partial.shape
+    config = finish_config(splits, channels)
     launch(
         _batch_norm_finish_gradient_sums_kernel,
         (cdiv(channels, config.blocks["BLOCK_C"]),),
@@ -646,8 +676,9 @@ def _gradient_sums(
         grad_bias,
         channels,
         splits,
+        *partial.stride()[:2],
         config=config,
         cost=Cost(2 * splits * channels, nbytes(partial, invstd, grad_weight, grad_bias)),
-        device=x.device,
-        INDEX=offset_dtype(grad, x),
+        device=partial.device,
+        INDEX=offset_dtype(partial),
     )

@@ -115,7 +115,7 @@ def test_shipped_configurations(config: launch.Config, channels_last: bool) -> N
     block_p, block_c = config.blocks["BLOCK_P"], config.blocks["BLOCK_C"]
     pixels = 8 * block_p + 3
     x = torch.randn(pixels, block_c + 3, 1, 1) if channels_last else torch.randn(1, block_c + 3, pixels)
-    splits, split_pixels = kernels._split(config, pixels, block_c + 3)
+    splits, split_pixels = kernels.pixel_splits(config, pixels, block_c + 3)
     assert splits > 1
     assert split_pixels > block_p
     with every_kernel_at(config):

@@ -1,12 +1,33 @@
 """Layers, losses and their initial values, under the names that torch gives them."""
 
 from tinyflow.nn import functional as functional
+from tinyflow.nn import fusion as fusion
 from tinyflow.nn import init as init
+from tinyflow.nn.activation import CELU as CELU
+from tinyflow.nn.activation import ELU as ELU
+from tinyflow.nn.activation import GELU as GELU
+from tinyflow.nn.activation import GLU as GLU
+from tinyflow.nn.activation import SELU as SELU
+from tinyflow.nn.activation import Hardshrink as Hardshrink
+from tinyflow.nn.activation import Hardsigmoid as Hardsigmoid
+from tinyflow.nn.activation import Hardswish as Hardswish
+from tinyflow.nn.activation import Hardtanh as Hardtanh
+from tinyflow.nn.activation import LeakyReLU as LeakyReLU
+from tinyflow.nn.activation import LogSigmoid as LogSigmoid
 from tinyflow.nn.activation import LogSoftmax as LogSoftmax
+from tinyflow.nn.activation import Mish as Mish
+from tinyflow.nn.activation import PReLU as PReLU
 from tinyflow.nn.activation import ReLU as ReLU
+from tinyflow.nn.activation import ReLU6 as ReLU6
 from tinyflow.nn.activation import Sigmoid as Sigmoid
+from tinyflow.nn.activation import SiLU as SiLU
 from tinyflow.nn.activation import Softmax as Softmax
+from tinyflow.nn.activation import Softplus as Softplus
+from tinyflow.nn.activation import Softshrink as Softshrink
+from tinyflow.nn.activation import Softsign as Softsign
 from tinyflow.nn.activation import Tanh as Tanh
+from tinyflow.nn.activation import Tanhshrink as Tanhshrink
+from tinyflow.nn.activation import Threshold as Threshold
 from tinyflow.nn.containers import ModuleDict as ModuleDict
 from tinyflow.nn.containers import ModuleList as ModuleList
 from tinyflow.nn.containers import ParameterList as ParameterList

@@ -3,9 +3,30 @@
 from __future__ import annotations
 
 import warnings
+from typing import TYPE_CHECKING
 
 import tinyflow
 from tinyflow.ops import softmax as _softmax
+from tinyflow.ops.activation import celu as celu
+from tinyflow.ops.activation import elu as elu
+from tinyflow.ops.activation import gelu as gelu
+from tinyflow.ops.activation import glu as glu
+from tinyflow.ops.activation import hardshrink as hardshrink
+from tinyflow.ops.activation import hardsigmoid as hardsigmoid
+from tinyflow.ops.activation import hardswish as hardswish
+from tinyflow.ops.activation import hardtanh as hardtanh
+from tinyflow.ops.activation import leaky_relu as leaky_relu
+from tinyflow.ops.activation import logsigmoid as logsigmoid
+from tinyflow.ops.activation import mish as mish
+from tinyflow.ops.activation import prelu as prelu
+from tinyflow.ops.activation import relu6 as relu6
+from tinyflow.ops.activation import selu as selu
+from tinyflow.ops.activation import silu as silu
+from tinyflow.ops.activation import softplus as softplus
+from tinyflow.ops.activation import softshrink as softshrink
+from tinyflow.ops.activation import softsign as softsign
+from tinyflow.ops.activation import tanhshrink as tanhshrink
+from tinyflow.ops.activation import threshold as threshold
 from tinyflow.ops.batch_norm import batch_norm as batch_norm
 from tinyflow.ops.conv2d import conv2d as conv2d
 from tinyflow.ops.loss import cross_entropy as cross_entropy
@@ -20,10 +41,25 @@ from tinyflow.ops.pooling import max_pool2d as max_pool2d
 from tinyflow.ops.random import dropout as dropout
 from tinyflow.tensor import Tensor
 
+if TYPE_CHECKING:
+    from tinyflow.nn.module import Module
+
 
 def relu(input: Tensor, inplace: bool = False) -> Tensor:
     """max(x, 0); with ``inplace`` the result overwrites the input."""
     return input.relu_() if inplace else input.relu()
+
+
+def conv_bn_act(
+    input: Tensor, conv: Module, bn: Module, residual: Tensor | None = None, act: str = "relu"
+) -> Tensor:
+    """``act(bn(conv(input)) + residual)`` with two modules, as one operation where they may be fused.
+
+    See :func:`tinyflow.nn.fusion.conv_bn_act`.
+    """
+    from tinyflow.nn import fusion  # modules stand above this file
+
+    return fusion.conv_bn_act(input, conv, bn, residual, act)
 
 
 def sigmoid(input: Tensor) -> Tensor:

@@ -78,22 +78,22 @@ class _BatchNorm(Module):
             raise ValueError(
                 f"{type(self).__name__}: expected {expected} input, got {x.dim()}D input of shape {tuple(x.shape)}"
             )
+        running_mean, running_var, training, momentum = self.next_batch()
+        return F.batch_norm(
+            x, running_mean, running_var, self.weight, self.bias, training=training, momentum=momentum, eps=self.eps
+        )
+
+    def next_batch(self) -> tuple[Tensor | None, Tensor | None, bool, float]:
+        """Counts a batch: running mean and variance to use, whether statistics are the batch's, and their momentum."""
         momentum = 0.0 if self.momentum is None else self.momentum
         if self.training and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
             if self.momentum is None:
                 momentum = 1.0 / float(self.num_batches_tracked.item())
-        tracked = not self.training or self.track_running_stats
-        return F.batch_norm(
-            x,
-            self.running_mean if tracked else None,
-            self.running_var if tracked else None,
-            self.weight,
-            self.bias,
-            training=self.training or self.running_mean is None,
-            momentum=momentum,
-            eps=self.eps,
-        )
+        training = self.training or self.running_mean is None
+        if self.training and not self.track_running_stats:
+            return None, None, training, momentum
+        return self.running_mean, self.running_var, training, momentum
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *rest: Any

@@ -1,0 +1,17 @@
+"""What follows a convolution in a residual network, in as few passes over memory as it takes.
+
+``normalise`` applies batch normalisation, residual and ReLU in one pass and takes the gradient back in two; ``stem`` does
+so with a 3×3 max-pooling behind; ``folding`` turns batch normalisation by running statistics into weights and a bias.
+``convolution`` chooses for a convolution between passes of their own and the epilogue of one that takes boxes.
+
+All of them see channels-last memory as a matrix of pixels by channels.
+"""
+
+from __future__ import annotations
+
+from tinyflow.kernels.fused.folding import fold_batch_norm as fold_batch_norm
+from tinyflow.kernels.fused.normalise import bias_act as bias_act
+from tinyflow.kernels.fused.normalise import normalise_act as normalise_act
+from tinyflow.kernels.fused.normalise import normalise_act_grad as normalise_act_grad
+from tinyflow.kernels.fused.stem import normalise_pool as normalise_pool
+from tinyflow.kernels.fused.stem import normalise_pool_grad as normalise_pool_grad

@@ -1,0 +1,177 @@
+"""Convolutions with what stands beside them in a residual network: statistics, bias, ReLU, or the way back through them.
+
+This is the one place that decides where the rest is done: on the tile in hand where a convolution by boxes serves
+(``conv2d.dispatch`` says so), else in a pass of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from tinyflow.kernels import arithmetic, dtypes, memory
+from tinyflow.kernels.batch_norm import batch_norm_statistics, finish_gradient_sums
+from tinyflow.kernels.conv2d import conv2d, conv2d_input_grad, dispatch
+from tinyflow.kernels.conv2d.box_forward import box_conv2d
+from tinyflow.kernels.conv2d.box_input_grad import box_conv2d_input_grad
+from tinyflow.kernels.conv2d.box_stem import fold_image, stem_conv2d
+from tinyflow.kernels.conv2d.box_weight_grad import box_conv2d_weight_grad
+from tinyflow.kernels.conv2d.geometry import Geometry, IntPair, Padding, resolve
+from tinyflow.kernels.conv2d.statistics import merge_statistics
+from tinyflow.kernels.elementwise import channels_last
+from tinyflow.kernels.fused.normalise import RELU, Norm, bias_act, dense, gradient_as_affine
+from tinyflow.kernels.fused.stem import normalise_pool, normalise_pool_grad
+from tinyflow.kernels.fused.stem_weight_grad import pooled_stem_weight_grad
+from tinyflow.kernels.launch import check_same_device
+from tinyflow.kernels.memory import Buffer
+
+
+def _pixels(found: Geometry) -> int:
+    n, _, p, q = found.out_shape
+    return n * p * q
+
+
+class Window(NamedTuple):
+    """How a convolution's filters walk."""
+
+    stride: IntPair = 1
+    padding: Padding = 0
+    dilation: IntPair = 1
+    groups: int = 1
+
+
+class Below(NamedTuple):
+    """What made a convolution's input: ``x = relu((z − mean) · invstd · weight + bias + …)``."""
+
+    x: Buffer
+    z: Buffer
+    mean: Buffer
+    invstd: Buffer
+
+
+class Statistics(NamedTuple):
+    """A convolution's result, the mean and invstd of its channels, and its folded image where it is a stem's by boxes."""
+
+    z: Buffer
+    mean: Buffer
+    invstd: Buffer
+    folded: Buffer | None
+
+
+def _resolved(x: Buffer, weight: Buffer, window: Window) -> Geometry:
+    check_same_device("conv2d", x=x, weight=weight)
+    dtypes.check_floating("conv2d", x=x, weight=weight)
+    return resolve("conv2d", x.shape, weight.shape, *window)
+
+
+def conv2d_statistics(
+    x: Buffer,
+    weight: Buffer,
+    window: Window,
+    running_mean: Buffer | None,
+    running_var: Buffer | None,
+    momentum: float,
+    eps: float,
+) -> Statistics:
+    """``z = conv2d(x, weight)``, and each channel's mean and invstd over the batch; updates the running statistics."""
+    found = _resolved(x, weight, window)
+    path = dispatch.forward(found, x.dtype, x.device)
+    rows = folded = None
+    if _pixels(found) > 1 and path == dispatch.BOX:
+        z, rows = box_conv2d(found, channels_last(x), channels_last(weight), statistics=True)
+    elif _pixels(found) > 1 and path == dispatch.STEM:
+        folded = fold_image(found, x)
+        z, rows = stem_conv2d(found, folded, weight, statistics=True)
+    else:
+        z = conv2d(x, weight, None, *window)
+    if rows is None:
+        return Statistics(z, *batch_norm_statistics(z, running_mean, running_var, momentum, eps), folded)
+    return Statistics(z, *merge_statistics(rows, eps, running_mean, running_var, momentum), folded)
+
+
+def conv2d_bias_act(
+    x: Buffer, weight: Buffer, bias: Buffer, window: Window, residual: Buffer | None = None, act: str = RELU
+) -> Buffer:
+    """``act(conv2d(x, weight) + bias + residual)``."""
+    found = _resolved(x, weight, window)
+    if dispatch.forward(found, x.dtype, x.device) != dispatch.BOX:
+        return bias_act(conv2d(x, weight, None, *window), bias, residual, act)
+    residual = None if residual is None else channels_last(residual)
+    return box_conv2d(found, channels_last(x), channels_last(weight), bias, residual, relu=act == RELU)[0]
+
+
+def conv2d_bias_relu_pool(x: Buffer, weight: Buffer, bias: Buffer, window: Window) -> Buffer:
+    """``max_pool2d(relu(conv2d(x, weight) + bias), 3, stride=2, padding=1)``."""
+    return normalise_pool(conv2d(x, weight, None, *window), (None, None, None, bias), with_taps=False)[0]
+
+
+def conv2d_input_grad_below(
+    grad: Buffer,
+    weight: Buffer,
+    x_shape: Sequence[int],
+    window: Window,
+    other: Buffer | None = None,
+    below: Below | None = None,
+) -> tuple[Buffer, tuple[Buffer, Buffer] | None]:
+    """``g = conv2d_input_grad(grad, weight) + other``.
+
+    By boxes, and if what made the input is given, g has passed that ReLU's mask, and grad_weight and grad_bias of its
+    batch normalisation follow; they are None otherwise.
+    """
+    found = resolve("conv2d", x_shape, weight.shape, *window)
+    if dispatch.input_grad(found, grad.dtype, grad.device) != dispatch.BOX:
+        g = conv2d_input_grad(grad, weight, x_shape, *window)
+        return (g if other is None else arithmetic.add(g, other)), None
+    other = None if other is None else channels_last(other)
+    grad, weight = channels_last(grad), channels_last(weight)
+    if below is None:
+        return box_conv2d_input_grad(found, grad, weight, other)[0], None
+    g, rows = box_conv2d_input_grad(found, grad, weight, other, channels_last(below.x), below.z, below.mean)
+    assert rows is not None
+    streams, _, channels = rows.shape
+    sums = memory.empty((channels,), rows.dtype, rows.device), memory.empty((channels,), rows.dtype, rows.device)
+    by_sum = memory.as_strided(rows, (2, streams, channels), (channels, 2 * channels, 1))
+    finish_gradient_sums(by_sum, below.invstd, *sums)
+    return g, sums
+
+
+def conv2d_weight_grad_through(
+    h: Buffer,
+    z: Buffer,
+    norm: Norm,
+    sums: tuple[Buffer, Buffer],
+    x: Buffer,
+    weight_shape: Sequence[int],
+    window: Window,
+) -> tuple[Buffer, Buffer] | None:
+    """The gradients of weight and z, where z is normalised by its batch and h is the gradient behind that.
+
+    Only where the weight gradient sees each pixel once, and can make grad_z as it goes; else None.
+    """
+    found = resolve("conv2d", x.shape, weight_shape, *window)
+    if dispatch.weight_grad(found, x.dtype, x.device) != dispatch.NINE_TAPS:
+        return None
+    affine = gradient_as_affine(norm, sums, _pixels(found))
+    return box_conv2d_weight_grad(found, None, channels_last(x), channels_last(h), channels_last(z), affine)
+
+
+def stem_grad(
+    grad: Buffer,
+    taps: Buffer,
+    z: Buffer,
+    norm: Norm,
+    x_shape: Sequence[int],
+    folded: Buffer,
+    weight_shape: Sequence[int],
+    window: Window,
+) -> tuple[Buffer, Buffer, Buffer]:
+    """Gradients of the convolution's weight, weight and bias, with a :func:`normalise_pool` behind and a folded image.
+
+    The statistics are the batch's, and nobody wants the image's gradient.
+    """
+    found = resolve("conv2d", x_shape, weight_shape, *window)
+    grad, taps = channels_last(grad), channels_last(taps)
+    norm = norm[0], norm[1], dense(norm[2]), dense(norm[3])
+    _, grad_weight, grad_bias = normalise_pool_grad(grad, taps, z, norm, need_x=False)
+    affine = gradient_as_affine(norm, (grad_weight, grad_bias), _pixels(found))
+    return pooled_stem_weight_grad(found, grad, taps, z, norm, affine, folded), grad_weight, grad_bias

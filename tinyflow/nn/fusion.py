@@ -1,0 +1,181 @@
+"""Convolution, batch normalisation, residual and ReLU as one operation, for modules that stay as they are.
+
+By default modules are fused on a GPU, where a pass over memory is what costs, and elsewhere where no gradient is followed
+and weights fold; ``fused(True)`` and ``fused(False)`` decide otherwise for a block. A module of
+another class, with hooks, or with a ``forward`` of its own is never fused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import tinyflow
+from tinyflow.autocast_mode import get_autocast_dtype, is_autocast_enabled
+from tinyflow.autograd.grad_mode import is_grad_enabled
+from tinyflow.nn import functional as F
+from tinyflow.nn.activation import ReLU
+from tinyflow.nn.containers import Sequential
+from tinyflow.nn.conv import Conv2d
+from tinyflow.nn.module import Module
+from tinyflow.nn.norm import BatchNorm2d
+from tinyflow.nn.pooling import MaxPool2d
+from tinyflow.ops import fused as ops
+from tinyflow.tensor import Tensor
+
+
+class _Choice(threading.local):
+    def __init__(self) -> None:
+        self.value: bool | None = None
+
+
+_choice = _Choice()
+_folded: weakref.WeakKeyDictionary[Module, ops.Folded] = weakref.WeakKeyDictionary()
+
+
+@contextlib.contextmanager
+def fused(value: bool | None) -> Iterator[None]:
+    """Fuses modules in a block, or does not; None leaves it to the device."""
+    before, _choice.value = _choice.value, value
+    try:
+        yield
+    finally:
+        _choice.value = before
+
+
+def is_plain(*modules: Module | None) -> bool:
+    """True if modules may be fused here: wanted, of the library's own classes, without hooks or replaced methods."""
+    wanted = ops.saves_time() or not is_grad_enabled() if _choice.value is None else _choice.value
+    return wanted and all(map(_plain, modules))
+
+
+def _plain(module: Module | None) -> bool:
+    if type(module) not in (Conv2d, BatchNorm2d, ReLU, MaxPool2d):
+        return False
+    assert module is not None
+    return not has_hooks(module)
+
+
+def has_hooks(module: Module) -> bool:
+    """True if something stands between a call of ``module`` and its class's ``forward``."""
+    hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    return bool(hooks) or "forward" in vars(module)
+
+
+def _fits(x: Tensor, conv: Any, bn: Any) -> bool:
+    return is_plain(conv, bn) and x.dim() == 4 and not isinstance(conv.padding, str)
+
+
+def _folds(conv: Conv2d, bn: BatchNorm2d, *tensors: Tensor | None) -> bool:
+    """True if nothing follows the gradient, and the statistics are those of the past."""
+    if bn.training or bn.running_mean is None:
+        return False
+    involved = (*tensors, conv.weight, conv.bias, bn.weight, bn.bias)
+    return not (is_grad_enabled() and any(t is not None and t.requires_grad for t in involved))
+
+
+def _fold(conv: Conv2d, bn: BatchNorm2d, dtype: tinyflow.dtype | None) -> Any:
+    kept = _folded.get(conv)
+    if kept is None:
+        kept = _folded[conv] = ops.Folded()
+    return kept.get((conv.weight, conv.bias, bn.running_mean, bn.running_var, bn.weight, bn.bias), bn.eps, dtype)
+
+
+def _half_precision(x: Tensor) -> tinyflow.dtype | None:
+    """The dtype in which an autocast region wants a product with ``x``."""
+    if x.dtype == tinyflow.float64 or not is_autocast_enabled(x.device.type):
+        return None
+    return get_autocast_dtype(x.device.type)
+
+
+def _cast(x: Tensor, dtype: tinyflow.dtype | None) -> Tensor:
+    return x if dtype is None else x.to(dtype)
+
+
+def _window(conv: Conv2d) -> ops.Window:
+    return ops.Window(conv.stride, conv.padding, conv.dilation, conv.groups)  # type: ignore[arg-type]
+
+
+def _arguments(conv: Conv2d, bn: BatchNorm2d) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    running_mean, running_var, training, momentum = bn.next_batch()
+    tensors = (conv.weight, bn.weight, bn.bias, running_mean, running_var)
+    return tensors, {"window": _window(conv), "training": training, "momentum": momentum, "eps": bn.eps}
+
+
+def _check_act(act: str) -> None:
+    if act not in ("relu", "none"):
+        raise ValueError(f"conv_bn_act: expected act 'relu' or 'none', got {act!r}")
+
+
+def conv_bn_act(x: Tensor, conv: Module, bn: Module, residual: Tensor | None = None, act: str = "relu") -> Tensor:
+    """``act(bn(conv(x)) + residual)``, in as few passes over memory as it takes where the modules may be fused.
+
+    In evaluation, where no gradient is followed, ``bn`` is folded into the convolution's weights, which are kept until
+    something that they come from changes.
+
+    Args:
+        x: (N, C, H, W).
+        conv, bn: a ``Conv2d`` and a ``BatchNorm2d``, or any two modules, which are then called one after the other.
+        residual: the result's shape, or None.
+        act: 'relu' or 'none'.
+
+    Raises:
+        ValueError: for another ``act``; else what the modules raise.
+    """
+    _check_act(act)
+    if _fits(x, conv, bn):
+        if _folds(conv, bn, x, residual):  # type: ignore[arg-type]
+            half = _half_precision(x)
+            residual = None if residual is None else _cast(residual, half)
+            folded = _fold(conv, bn, half)  # type: ignore[arg-type]
+            return ops.conv_act(_cast(x, half), folded, _window(conv), residual, act)  # type: ignore[arg-type]
+        if conv.bias is None:
+            tensors, settings = _arguments(conv, bn)  # type: ignore[arg-type]
+            return ops.conv_bn_act(x, *tensors, residual=residual, act=act, **settings)
+    y = bn(conv(x))
+    y = y if residual is None else y + residual
+    return F.relu(y, inplace=True) if act == "relu" else y
+
+
+def conv_bn_relu_fork(x: Tensor, conv: Module, bn: Module) -> tuple[Tensor, Tensor]:
+    """``relu(bn(conv(x)))``, and ``x`` for a shortcut around it: two gradients then meet where the first is made."""
+    fits = _fits(x, conv, bn) and conv.bias is None
+    if not fits or _folds(conv, bn, x):  # type: ignore[arg-type]
+        return conv_bn_act(x, conv, bn), x
+    tensors, settings = _arguments(conv, bn)  # type: ignore[arg-type]
+    return ops.conv_bn_act_fork(x, *tensors, **settings)
+
+
+def conv_bn_joined(x: Tensor, conv: Module, bn: Module, shortcut: Tensor, downsample: Module) -> Tensor:
+    """``relu(bn(conv(x)) + downsample(shortcut))``; fused where ``downsample`` is a convolution and its normalisation."""
+    if type(downsample) is Sequential and len(downsample) == 2 and not has_hooks(downsample):
+        conv_short, bn_short = downsample
+        fits = _fits(x, conv, bn) and _fits(shortcut, conv_short, bn_short) and conv.bias is conv_short.bias is None
+        if fits and not _folds(conv, bn, x) and not _folds(conv_short, bn_short, shortcut):  # type: ignore[arg-type]
+            return ops.conv_bn_joined(_branch(x, conv, bn), _branch(shortcut, conv_short, bn_short))
+        return conv_bn_act(x, conv, bn, conv_bn_act(shortcut, conv_short, bn_short, act="none"))
+    return conv_bn_act(x, conv, bn, downsample(shortcut))
+
+
+def _branch(x: Tensor, conv: Any, bn: Any) -> ops.Branch:
+    (conv_weight, weight, bias, running_mean, running_var), settings = _arguments(conv, bn)
+    return ops.Branch(x, conv_weight, weight, bias, running_mean, running_var, ops.Batch(**settings))
+
+
+def conv_bn_relu_pool(x: Tensor, conv: Module, bn: Module, pool: Module) -> Tensor:
+    """``pool(relu(bn(conv(x))))``; fused where ``pool`` is a 3×3 maximum of stride 2 and padding 1."""
+    if _fits(x, conv, bn) and is_plain(pool) and _pool_settings(pool) == (3, 2, 1, 1, False, False):
+        if _folds(conv, bn, x):  # type: ignore[arg-type]
+            half = _half_precision(x)
+            return ops.conv_relu_pool(_cast(x, half), _fold(conv, bn, half), _window(conv))  # type: ignore[arg-type]
+        if conv.bias is None:
+            tensors, settings = _arguments(conv, bn)  # type: ignore[arg-type]
+            return ops.conv_bn_relu_pool(x, *tensors, **settings)
+    return pool(conv_bn_act(x, conv, bn))
+
+
+def _pool_settings(pool: Any) -> tuple[Any, ...]:
+    return pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.return_indices, pool.ceil_mode
