@@ -19,7 +19,11 @@ from tinyflow.kernels.memory import Buffer
 
 @triton.jit
 def _neg(x):
-    return -x
+    if x.dtype.is_floating():
+        x = x * -1.0  # in Triton 3.6 -x is 0 - x, which turns 0.0 into 0.0
+    else:
+        x = -x
+    return x
 
 
 @triton.jit
@@ -400,10 +404,16 @@ def _addcmul(x, tensor1, tensor2, value):
 
 
 @triton.jit
+def _addcdiv(x, tensor1, tensor2, value):
+    return x + divide(value * tensor1, tensor2)
+
+
+@triton.jit
 def _lerp(x, end, weight):
     return tl.where(tl.abs(weight) < 0.5, x + weight * (end - x), end - (end - x) * (1.0 - weight))
 
 
 where = Pointwise("where", _where, flops=0)
 addcmul = Pointwise("addcmul", _addcmul, flops=3)
+addcdiv = Pointwise("addcdiv", _addcdiv, FLOAT, flops=3)
 lerp = Pointwise("lerp", _lerp, flops=3)

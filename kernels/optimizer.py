@@ -1,49 +1,32 @@
 """Optimiser updates of all parameters at once: one launch for each dtype and device, through a table of addresses.
 
-The host cuts every tensor into chunks and writes two tables: for each tensor the addresses of parameter, gradient and
-momentum buffer and its number of elements; for each chunk its tensor and first element. A program updates a tile of a
-few chunks, whose addresses it turns into pointers. Chunks depend on sizes alone and stay on the device from step to
-step. A parameter, its gradient and its buffer are walked as one flat block of memory, so all three need one dense
-layout: what has another is copied first.
+The table has for each tensor the addresses of parameter, gradient and momentum buffer (see ``tables``), and a program
+updates a tile of a few chunks. A parameter, its gradient and its buffer are walked as one flat block of memory, so all
+three need one dense layout: what has another is copied first.
 
-Learning rate, momentum and the like arrive as the bits of float64 numbers: a schedule compiles nothing.
+Learning rate, momentum and the like arrive as the bits of float64 numbers, by value or in device memory: a schedule
+compiles nothing, and reaches a recorded launch too.
 """
 
 from __future__ import annotations
 
-import functools
 import struct
 from collections.abc import Sequence
 
-import numpy as np
 import triton
 import triton.language as tl
 
-from tinyflow.kernels import dtypes, memory, strides
+from tinyflow.kernels import dtypes, memory, strides, tables
 from tinyflow.kernels.addressing import float_from_bits
-from tinyflow.kernels.configs import interpreting
 from tinyflow.kernels.elementwise import copy, copy_into
-from tinyflow.kernels.launch import Config, Configs, Cost, block, cdiv, launch, nbytes
+from tinyflow.kernels.launch import Config, Configs, Cost, cdiv, launch, nbytes
 from tinyflow.kernels.memory import Buffer
-from tinyflow.kernels.mode import INTERPRETING
-
-#: Bytes that one memory instruction of a thread moves.
-_ALIGNMENT = tl.constexpr(16)
-
-
-@triton.jit
-def _pointers(addresses_ptr, column, tensors, tensor, mask, start, lane, DTYPE: tl.constexpr, ALIGN: tl.constexpr):
-    """Pointers to elements ``start + lane`` of the tensors whose addresses stand in a column of the table."""
-    address = tl.load(addresses_ptr + column * tensors + tensor, mask=mask, other=0)
-    first = address + start * (DTYPE.primitive_bitwidth // 8)
-    if ALIGN:
-        first = tl.multiple_of(first, _ALIGNMENT)
-    return first.to(tl.pointer_type(DTYPE))[:, None] + lane[None, :]
+from tinyflow.kernels.tables import pointers
 
 
 @triton.jit(do_not_specialize=["lr", "momentum", "dampening", "weight_decay"])
 def _sgd_kernel(
-    addresses_ptr,  # (4, tensors): parameter, gradient, momentum buffer, number of elements
+    addresses_ptr,  # (5, tensors): parameter, gradient, then momentum buffer and half copy if any; number of elements
     chunks_ptr,  # (2, chunks): tensor, first element
     tensors,
     chunks,
@@ -51,6 +34,8 @@ def _sgd_kernel(
     momentum,
     dampening,
     weight_decay,
+    settings_ptr,  # (4,): the same four in device memory, or None
+    found_inf_ptr,  # a float32 that is not 0 where this step is to be left out, or None
     DTYPE: tl.constexpr,
     COMPUTE: tl.constexpr,
     DECAY: tl.constexpr,
@@ -58,20 +43,28 @@ def _sgd_kernel(
     FIRST: tl.constexpr,
     NESTEROV: tl.constexpr,
     MAXIMIZE: tl.constexpr,
+    HALF: tl.constexpr,  # dtype of the half copies, or None
     ALIGN: tl.constexpr,
     CHUNKS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     chunk = tl.program_id(0) * CHUNKS + tl.arange(0, CHUNKS)
     listed = chunk < chunks
+    if settings_ptr is not None:
+        lr = tl.load(settings_ptr)
+        momentum = tl.load(settings_ptr + 1)
+        dampening = tl.load(settings_ptr + 2)
+        weight_decay = tl.load(settings_ptr + 3)
+    if found_inf_ptr is not None:
+        listed = listed & (tl.load(found_inf_ptr) == 0)
     tensor = tl.load(chunks_ptr + chunk, mask=listed, other=0)
     start = tl.load(chunks_ptr + chunks + chunk, mask=listed, other=0)
-    left = tl.load(addresses_ptr + 3 * tensors + tensor, mask=listed, other=0) - start
+    left = tl.load(addresses_ptr + 4 * tensors + tensor, mask=listed, other=0) - start
     lane = tl.arange(0, BLOCK)
     mask = listed[:, None] & (lane[None, :] < left[:, None])
 
-    p_ptr = _pointers(addresses_ptr, 0, tensors, tensor, listed, start, lane, DTYPE, ALIGN)
-    g_ptr = _pointers(addresses_ptr, 1, tensors, tensor, listed, start, lane, DTYPE, ALIGN)
+    p_ptr = pointers(addresses_ptr, 0, tensors, tensor, listed, start, lane, DTYPE, ALIGN)
+    g_ptr = pointers(addresses_ptr, 1, tensors, tensor, listed, start, lane, DTYPE, ALIGN)
     p = tl.load(p_ptr, mask=mask, other=0).to(COMPUTE)
     g = tl.load(g_ptr, mask=mask, other=0).to(COMPUTE)
     if MAXIMIZE:
@@ -79,7 +72,7 @@ def _sgd_kernel(
     if DECAY:
         g += float_from_bits(weight_decay).to(COMPUTE) * p
     if MOMENTUM:
-        b_ptr = _pointers(addresses_ptr, 2, tensors, tensor, listed, start, lane, DTYPE, ALIGN)
+        b_ptr = pointers(addresses_ptr, 2, tensors, tensor, listed, start, lane, DTYPE, ALIGN)
         mu = float_from_bits(momentum).to(COMPUTE)
         if FIRST:
             b = g
@@ -93,48 +86,26 @@ def _sgd_kernel(
             g = b
     p -= float_from_bits(lr).to(COMPUTE) * g
     tl.store(p_ptr, p.to(DTYPE), mask=mask)
+    if HALF is not None:
+        copied = tl.load(addresses_ptr + (2 + MOMENTUM) * tensors + tensor, mask=listed, other=0) != 0
+        half_ptr = pointers(addresses_ptr, 2 + MOMENTUM, tensors, tensor, listed, start, lane, HALF, ALIGN)
+        tl.store(half_ptr, p.to(DTYPE).to(HALF), mask=mask & copied[:, None])
 
 
 _GPU = Config({"CHUNKS": 1, "BLOCK": 2048}, num_warps=8)
 _GPU_SMALL = Config({"CHUNKS": 4, "BLOCK": 256})
-
-#: The interpreter's largest chunk: a program's values stay in cache. It takes one chunk at a time, so that addresses are
-#: plain ranges, and tensors of one size class at a launch, so that small ones do not pay for a large one's tile.
-_INTERPRETER_CHUNK = 2**18
-
-
-def _size_class(n: int) -> int:
-    """What must be equal for two tensors to share a launch."""
-    return block(n, _INTERPRETER_CHUNK).bit_length() // 4 if interpreting() else 0
 
 
 def _choose(sizes: Sequence[int]) -> Config:
     return _GPU if max(sizes) > 1024 else _GPU_SMALL
 
 
-def _interpreter(sizes: Sequence[int]) -> Config:
-    return Config({"CHUNKS": 1, "BLOCK": block(max(sizes), _INTERPRETER_CHUNK)})
+sgd_configs = Configs("_sgd_kernel", (_GPU, _GPU_SMALL), _choose, tables.interpreter_tile)
 
 
-sgd_configs = Configs("_sgd_kernel", (_GPU, _GPU_SMALL), _choose, _interpreter)
-
-
-@functools.lru_cache(maxsize=64)
-def _chunks(sizes: tuple[int, ...], chunk: int, device: memory.device) -> Buffer:
-    """(2, chunks) int64 on the device: the tensor of each chunk, and its first element there."""
-    counts = [cdiv(n, chunk) for n in sizes]
-    table = np.empty((2, sum(counts)), np.int64)
-    table[0] = np.repeat(np.arange(len(sizes)), counts)
-    table[1] = np.concatenate([np.arange(c) * chunk for c in counts])
-    return _on_device(table, device)
-
-
-def _on_device(table: np.ndarray, device: memory.device) -> Buffer:
-    return memory.to_device(memory.from_numpy(table), device)
-
-
-def _bits(value: float) -> int:
-    return struct.unpack("q", struct.pack("d", value))[0]
+def settings_bits(lr: float, momentum: float, dampening: float, weight_decay: float) -> tuple[int, ...]:
+    """What ``sgd(settings=)`` reads from device memory."""
+    return struct.unpack("4q", struct.pack("4d", lr, momentum, dampening, weight_decay))
 
 
 def _check(params: Sequence[Buffer], grads: Sequence[Buffer], momentum_buffers: Sequence[Buffer] | None) -> None:
@@ -151,6 +122,27 @@ def _check(params: Sequence[Buffer], grads: Sequence[Buffer], momentum_buffers: 
                 )
     for k, p in enumerate(params):
         dtypes.check_floating("sgd", **{f"parameter {k}": p})
+
+
+def _check_half_copies(params: Sequence[Buffer], half_copies: Sequence[Buffer | None] | None) -> memory.dtype | None:
+    """The dtype of the half copies, or None without any."""
+    if half_copies is None:
+        return None
+    if len(half_copies) != len(params):
+        raise ValueError(
+            f"sgd: expected a half copy or None for each of {len(params)} parameters, got {len(half_copies)}"
+        )
+    found: memory.dtype | None = None
+    for k, (p, x) in enumerate(zip(params, half_copies)):
+        if x is None:
+            continue
+        found = found or x.dtype
+        if (x.shape, x.device) != (p.shape, p.device) or x.dtype != found or found.itemsize != 2:
+            raise RuntimeError(
+                f"sgd: expected the half copy of parameter {k} to be {tuple(p.shape)} in one half precision on {p.device}, "
+                f"got {tuple(x.shape)} {x.dtype} on {x.device}"
+            )
+    return found
 
 
 class _Flat:
@@ -192,6 +184,9 @@ def sgd(
     nesterov: bool = False,
     maximize: bool = False,
     first: bool = False,
+    settings: Buffer | None = None,
+    found_inf: Buffer | None = None,
+    half_copies: Sequence[Buffer | None] | None = None,
 ) -> None:
     """One step of stochastic gradient descent on every parameter p, with gradient g and buffer b, in place::
 
@@ -204,56 +199,69 @@ def sgd(
     Args:
         params, grads, momentum_buffers: of one shape, dtype and device each, any strides; buffers only with momentum.
         first: the buffers hold nothing yet.
+        settings: four int64 on the device, the bits of lr, momentum, dampening and weight decay (see
+            :func:`settings_bits`), in place of the values; that momentum or weight decay is 0 is still said by value.
+        found_inf: a float32 on the device; nothing is changed where it is not 0.
+        half_copies: for each parameter a buffer of its shape, all of one half precision, that gets the new value too; or
+            None.
 
     Floating-point dtypes; half precision computes in float32. FLOPs: two an element, and two for weight decay, three for
-    momentum, two for Nesterov's. Bytes: p and b read and written, g read once; tables of addresses and chunks.
+    momentum, two for Nesterov's. Bytes: p and b read and written, g read once, half copies written once; tables of
+    addresses and chunks.
 
     Raises:
-        ValueError: if there are not as many gradients, or buffers, as parameters, or momentum without buffers.
+        ValueError: if there are not as many gradients, buffers, or half copies, as parameters, or momentum without buffers.
         RuntimeError: if shapes, dtypes or devices differ.
         TypeError: for parameters that are not floating point.
     """
     if momentum != 0 and momentum_buffers is None:
         raise ValueError("sgd: expected momentum_buffers with momentum")
     buffers = momentum_buffers if momentum != 0 else None
+    values = lr, momentum, dampening, weight_decay
     _check(params, grads, buffers)
-    groups: dict[tuple[memory.dtype, memory.device, int], list[tuple[Buffer, ...]]] = {}
+    half = _check_half_copies(params, half_copies)
+    groups: dict[tuple[memory.dtype, memory.device, int], list[tuple[Buffer | None, ...]]] = {}
     flat = _Flat()
     for k, p in enumerate(params):
         if p.numel():
             dense = flat.write(p, p.stride() if memory.is_dense(p) else strides.like(p))
             layout = dense.stride()
-            member: tuple[Buffer, ...] = (dense, flat.read(grads[k], layout))
+            member: tuple[Buffer | None, ...] = (dense, flat.read(grads[k], layout))
             if buffers is not None:
                 member += (flat.write(buffers[k], layout),)
-            groups.setdefault((p.dtype, p.device, _size_class(p.numel())), []).append(member)
+            if half is not None and half_copies is not None:
+                copied = half_copies[k]
+                member += (None if copied is None else flat.write(copied, layout),)
+            groups.setdefault((p.dtype, p.device, tables.size_class(p.numel())), []).append(member)
     for (dtype, device, _), members in groups.items():
-        _launch_sgd(members, dtype, device, (lr, momentum, dampening, weight_decay), nesterov, maximize, first)
+        _launch_sgd(
+            members, dtype, device, half, values, buffers is not None, nesterov, maximize, first, settings, found_inf
+        )
     flat.finish()
 
 
 def _launch_sgd(
-    members: Sequence[tuple[Buffer, ...]],
+    members: Sequence[tuple[Buffer | None, ...]],
     dtype: memory.dtype,
     device: memory.device,
-    settings: tuple[float, float, float, float],
+    half: memory.dtype | None,
+    values: tuple[float, float, float, float],
+    with_momentum: bool,
     nesterov: bool,
     maximize: bool,
     first: bool,
+    settings: Buffer | None,
+    found_inf: Buffer | None,
 ) -> None:
-    sizes = tuple(m[0].numel() for m in members)
-    config = sgd_configs(sizes=sizes)
-    chunks = _chunks(sizes, config.blocks["BLOCK"], device)
-    table = np.zeros((4, len(members)), np.int64)
-    for column in range(len(members[0])):
-        table[column] = [m[column].data_ptr() for m in members]
-    table[3] = sizes
-    with_momentum = len(members[0]) == 3
+    sizes = tuple(m[0].numel() for m in members if m[0] is not None)
+    config = sgd_configs(dtype, sizes=sizes)
+    chunks = tables.chunks(sizes, config.blocks["BLOCK"], device)
+    addresses, aligned = tables.addresses(members, 5, device)
     elements = sum(sizes)
-    decay, mixes = settings[3] != 0, with_momentum and not first
+    decay, mixes = values[3] != 0, with_momentum and not first
     flops = 2 + 2 * decay + 3 * mixes + 2 * (with_momentum and nesterov)
     moved = 3 + with_momentum + mixes
-    addresses = _on_device(table, device)
+    copies = [] if half is None else [m[-1] for m in members]
     launch(
         _sgd_kernel,
         (cdiv(chunks.shape[1], config.blocks["CHUNKS"]),),
@@ -261,9 +269,11 @@ def _launch_sgd(
         chunks,
         len(members),
         chunks.shape[1],
-        *(_bits(value) for value in settings),
+        *(settings_bits(*values) if settings is None else (0, 0, 0, 0)),
+        settings,
+        found_inf,
         config=config,
-        cost=Cost(flops * elements, moved * elements * dtype.itemsize + nbytes(addresses, chunks)),
+        cost=Cost(flops * elements, moved * elements * dtype.itemsize + nbytes(addresses, chunks, *copies)),
         device=device,
         DTYPE=dtypes.triton_dtype(dtype),
         COMPUTE=dtypes.compute_dtype(dtype),
@@ -272,5 +282,6 @@ def _launch_sgd(
         FIRST=first,
         NESTEROV=nesterov,
         MAXIMIZE=maximize,
-        ALIGN=not INTERPRETING and not (table[:3] % 16).any(),  # a hint to the compiler, and chunks are whole vectors
+        HALF=None if half is None else dtypes.triton_dtype(half),
+        ALIGN=aligned,  # chunks are whole vectors
     )

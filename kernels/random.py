@@ -6,6 +6,9 @@ So element ``i`` (row-major) depends on seed, offset and ``i`` alone: not on til
 Bernoulli variables and uniform numbers on [0, 1) are the same bits everywhere; other distributions agree to the
 rounding of their functions.
 
+In place of the seed, launchers take two int64 in device memory, a seed and an offset that is added to the given one: what
+a recorded launch draws then changes from replay to replay.
+
 Every distribution is a JIT function ``FN(x, y, a, b, OUT)`` from two words and two parameters to two numbers.
 Parameters arrive as the bits of a float64, or as an int64."""
 
@@ -23,6 +26,9 @@ from tinyflow.kernels.elementwise import copy_into
 from tinyflow.kernels.launch import MAX_BLOCK, Config, Configs, Cost, block, cdiv, launch, nbytes, offset_dtype
 from tinyflow.kernels.memory import Buffer
 from tinyflow.kernels.sorting import sort_order
+
+#: A seed, or (seed, added offset) in device memory.
+Seed = int | Buffer
 
 _TWO_PI = tl.constexpr(6.283185307179586)
 
@@ -137,12 +143,16 @@ def _random_kernel(
     offset,
     a,
     b,
+    state_ptr,  # (2,): the seed, and what is added to offset; or None
     FN: tl.constexpr,
     WIDE: tl.constexpr,
     BLOCK: tl.constexpr,  # counters of a program
 ):
     program = tl.program_id(0).to(tl.int64)
     OUT: tl.constexpr = out_ptr.dtype.element_ty
+    if state_ptr is not None:
+        seed = tl.load(state_ptr)
+        offset = tl.load(state_ptr + 1) + offset
     w0, w1, w2, w3 = _words(seed, offset, program * BLOCK + tl.arange(0, BLOCK))
     if WIDE:
         x = w0.to(tl.uint64) | (w1.to(tl.uint64) << 32)
@@ -171,12 +181,16 @@ def _dropout_kernel(
     sizes,
     x_strides,
     out_strides,
+    state_ptr,  # as above
     COMPUTE: tl.constexpr,
     INDEX: tl.constexpr,
     DIMS: tl.constexpr,
     BLOCK: tl.constexpr,  # counters of a program
 ):
     program = tl.program_id(0).to(INDEX)
+    if state_ptr is not None:
+        seed = tl.load(state_ptr)
+        offset = tl.load(state_ptr + 1) + offset
     w0, w1, w2, w3 = _words(seed, offset, program.to(tl.int64) * BLOCK + tl.arange(0, BLOCK))
     p = float_from_bits(p_bits)
     kept = _unit(_in_turn(w0, w1, w2, w3), 24) >= p.to(tl.float32)
@@ -218,20 +232,28 @@ def _signed(value: int) -> int:
     return value - 2**64 if value >= 2**63 else value
 
 
-def _draw(out: Buffer, seed: int, offset: int, fn: Any, a: int, b: int, wide: bool, flops: int) -> Buffer:
+def _position(seed: Seed, offset: int) -> tuple[int, int]:
+    return 0 if isinstance(seed, Buffer) else _signed(seed), _signed(offset)
+
+
+def _state(seed: Seed) -> Buffer | None:
+    return seed if isinstance(seed, Buffer) else None
+
+
+def _draw(out: Buffer, seed: Seed, offset: int, fn: Any, a: int, b: int, wide: bool, flops: int) -> Buffer:
     if not strides.is_contiguous(out):
         drawn = memory.empty(out.shape, out.dtype, out.device)
         return copy_into(out, _draw(drawn, seed, offset, fn, a, b, wide, flops))
-    config = random_configs(numel=out.numel())
+    config = random_configs(out.dtype, numel=out.numel())
     launch(
         _random_kernel,
         (cdiv(out.numel(), config.blocks["BLOCK"] * (2 if wide else 4)),),
         out,
         out.numel(),
-        _signed(seed),
-        _signed(offset),
+        *_position(seed, offset),
         a,
         b,
+        _state(seed),
         config=config,
         cost=Cost(flops * out.numel(), nbytes(out)),
         device=out.device,
@@ -245,7 +267,7 @@ def _check_floating(op: str, out: Buffer) -> None:
     dtypes.check_floating(op, out=out)
 
 
-def uniform(out: Buffer, seed: int, offset: int, low: float = 0.0, high: float = 1.0) -> Buffer:
+def uniform(out: Buffer, seed: Seed, offset: int, low: float = 0.0, high: float = 1.0) -> Buffer:
     """Fills ``out`` with numbers uniform on [low, high), never ``high`` unless ``low`` equals it.
 
     ``out``: floating point, any shape and strides. float32 has 24 random bits, float64 53, float16 11, bfloat16 8.
@@ -264,7 +286,7 @@ def uniform(out: Buffer, seed: int, offset: int, low: float = 0.0, high: float =
     return _draw(out, seed, offset, _uniform, _bits(low), _bits(high), wide, 2)
 
 
-def normal(out: Buffer, seed: int, offset: int, mean: float = 0.0, std: float = 1.0) -> Buffer:
+def normal(out: Buffer, seed: Seed, offset: int, mean: float = 0.0, std: float = 1.0) -> Buffer:
     """Fills ``out`` with numbers of the normal distribution, all of them finite, by Box and Muller's method.
 
     ``out`` as in :func:`uniform`. FLOPs: about 10 an element.
@@ -279,7 +301,7 @@ def normal(out: Buffer, seed: int, offset: int, mean: float = 0.0, std: float = 
     return _draw(out, seed, offset, _normal, _bits(mean), _bits(std), wide, 10)
 
 
-def exponential(out: Buffer, seed: int, offset: int, rate: float = 1.0) -> Buffer:
+def exponential(out: Buffer, seed: Seed, offset: int, rate: float = 1.0) -> Buffer:
     """Fills ``out`` with positive numbers of density ``rate · exp(−rate · x)``: ``−log(u) / rate`` with u uniform.
 
     Raises:
@@ -291,7 +313,7 @@ def exponential(out: Buffer, seed: int, offset: int, rate: float = 1.0) -> Buffe
     return _draw(out, seed, offset, _exponential, _bits(rate), 0, out.dtype == memory.float64, 4)
 
 
-def bernoulli(out: Buffer, seed: int, offset: int, p: float = 0.5) -> Buffer:
+def bernoulli(out: Buffer, seed: Seed, offset: int, p: float = 0.5) -> Buffer:
     """Fills ``out`` (any dtype) with 1 where a number uniform on [0, 1) is below ``p``, else with 0.
 
     Raises:
@@ -302,7 +324,7 @@ def bernoulli(out: Buffer, seed: int, offset: int, p: float = 0.5) -> Buffer:
     return _draw(out, seed, offset, _bernoulli, _bits(p), 0, False, 1)
 
 
-def integers(out: Buffer, seed: int, offset: int, low: int, high: int) -> Buffer:
+def integers(out: Buffer, seed: Seed, offset: int, low: int, high: int) -> Buffer:
     """Fills ``out`` (any dtype) with integers uniform on [low, high), from the high half of a 64 × 64-bit product.
 
     Raises:
@@ -315,7 +337,7 @@ def integers(out: Buffer, seed: int, offset: int, low: int, high: int) -> Buffer
     return _draw(out, seed, offset, _integer, _signed(low), _signed(high - low), True, 0)
 
 
-def permutation(n: int, device: memory.device, seed: int, offset: int) -> Buffer:
+def permutation(n: int, device: memory.device, seed: Seed, offset: int) -> Buffer:
     """The numbers 0 … n−1 as int64 in random order: the order that sorts random keys.
 
     Keys have so many bits that two of ``n`` are equal with probability below 2⁻¹⁴; equal ones stay in order.
@@ -325,7 +347,7 @@ def permutation(n: int, device: memory.device, seed: int, offset: int) -> Buffer
     return sort_order(keys, bits)
 
 
-def dropout(x: Buffer, p: float, seed: int, offset: int) -> Buffer:
+def dropout(x: Buffer, p: float, seed: Seed, offset: int) -> Buffer:
     """``y = x · keep / (1 − p)`` with ``keep`` 0 with probability ``p``, else 1 (Srivastava et al. 2014).
 
     Linear in ``x``, and the mask comes from (seed, offset) alone: the same call on ``grad_output`` is the derivative,
@@ -342,19 +364,19 @@ def dropout(x: Buffer, p: float, seed: int, offset: int) -> Buffer:
     out = memory.empty(shape, x.dtype, x.device, strides.like(x))
     row_major = strides.contiguous_strides(shape)  # first, so that elements are numbered in this order
     sizes, (_, x_strides, out_strides) = strides.coalesce(shape, row_major, tuple(x.stride()), tuple(out.stride()))
-    config = dropout_configs(numel=x.numel())
+    config = dropout_configs(x.dtype, numel=x.numel())
     launch(
         _dropout_kernel,
         (cdiv(x.numel(), 4 * config.blocks["BLOCK"]),),
         x,
         out,
         x.numel(),
-        _signed(seed),
-        _signed(offset),
+        *_position(seed, offset),
         _bits(p),
         tuple(sizes or [1]),
         tuple(x_strides or [0]),
         tuple(out_strides or [0]),
+        _state(seed),
         config=config,
         cost=Cost(2 * x.numel(), nbytes(x, out)),
         device=x.device,

@@ -21,7 +21,7 @@ import triton.language as tl
 
 from tinyflow.kernels import dtypes, memory, strides
 from tinyflow.kernels.addressing import float_from_bits, offsets, stored_bool_as_int
-from tinyflow.kernels.elementwise import contiguous, fill
+from tinyflow.kernels.elementwise import Pointwise, contiguous, copy, fill
 from tinyflow.kernels.launch import MAX_BLOCK, Config, Configs, Cost, block, cdiv, launch, nbytes, offset_dtype
 from tinyflow.kernels.memory import Buffer
 from tinyflow.kernels.strides import Shape
@@ -37,6 +37,26 @@ def _element(x, center):
 @triton.jit
 def _squared_deviation(x, center):
     return (x - center) * (x - center)
+
+
+@triton.jit
+def _element_unless_nan(x, center):
+    return tl.where(x != x, 0, x)
+
+
+@triton.jit
+def _magnitude(x, center):
+    return tl.abs(x)
+
+
+@triton.jit
+def _square(x, center):
+    return x * x
+
+
+@triton.jit
+def _exp_of_deviation(x, center):
+    return tl.exp(x - tl.where(tl.abs(center) == float("inf"), 0.0, center))
 
 
 @triton.jit
@@ -111,6 +131,16 @@ def _quotient(total, divisor):
 @triton.jit
 def _root_quotient(total, divisor):
     return tl.sqrt(total / divisor)
+
+
+@triton.jit
+def _root(total, divisor):
+    return tl.sqrt(total)
+
+
+@triton.jit
+def _logarithm(total, divisor):
+    return tl.log(total)
 
 
 @triton.jit
@@ -458,6 +488,60 @@ def sum(x: Buffer, dim: Dims = None, keepdim: bool = False, dtype: memory.dtype 
     return _reduce("sum", x, dim, keepdim, dtype, _SUM, dtypes.accumulate_dtype(dtype), empty=0)
 
 
+def nansum(x: Buffer, dim: Dims = None, keepdim: bool = False, dtype: memory.dtype | None = None) -> Buffer:
+    """:func:`sum` with 0 in the place of every NaN."""
+    if not x.dtype.is_floating_point:
+        return sum(x, dim, keepdim, dtype)
+    dtype = dtype or x.dtype
+    rule = _SUM._replace(map=_element_unless_nan)
+    return _reduce("nansum", x, dim, keepdim, dtype, rule, dtypes.accumulate_dtype(dtype), empty=0)
+
+
+def norm(x: Buffer, ord: float = 2, dim: Dims = None, keepdim: bool = False) -> Buffer:
+    """``out = (Σ |x|^ord)^(1/ord)`` over ``dim`` for the orders 1, 2 and ±infinity (the greatest, the least magnitude).
+
+    Floating-point ``x`` only. FLOPs: two an element. Bytes: ``x`` read and the result written once.
+
+    Raises:
+        ValueError: for another order.
+        RuntimeError: if ``x`` is not floating point, or has no elements for the order -infinity or infinity.
+    """
+    if not x.dtype.is_floating_point:
+        raise RuntimeError(f"norm: expected a floating-point dtype, got {x.dtype}")
+    if ord not in _NORMS:
+        raise ValueError(f"norm: expected an order among {sorted(_NORMS)}, got {ord}")
+    empty = None if ord == float("-inf") else 0
+    return _reduce("norm", x, dim, keepdim, x.dtype, _NORMS[ord], dtypes.accumulate_dtype(x.dtype), empty=empty)
+
+
+def logsumexp(x: Buffer, dim: Dims, keepdim: bool = False) -> Buffer:
+    """``out = log Σ exp(x)`` over ``dim``, in two passes: the maximum first, so that nothing overflows.
+
+    Floating-point results only (integers are lifted); -inf over no elements. FLOPs: three an element. Bytes: ``x`` twice.
+    """
+    if not x.dtype.is_floating_point:
+        x = copy(x, memory.get_default_dtype())
+    dims = normalize_dims("logsumexp", dim, x.dim())
+    if x.numel() == 0:
+        return fill(_result(x, dims, keepdim, x.dtype)[0], float("-inf"))
+    accumulate = dtypes.accumulate_dtype(x.dtype)
+    rule = _MAX._replace(identity=float("-inf"))
+    center = _reduce("logsumexp", x, dim, True, accumulate, rule, accumulate)
+    log_rule = _SUM._replace(map=_exp_of_deviation, finish=_logarithm)
+    rest = _reduce("logsumexp", x, dim, True, accumulate, log_rule, accumulate, center=center)
+    out, full = _result(x, dims, keepdim, x.dtype)
+    log_of_sum(rest, center, out=full)
+    return out
+
+
+@triton.jit
+def _restore_center(rest, center):
+    return rest + tl.where(tl.abs(center) == float("inf"), 0.0, center)
+
+
+log_of_sum = Pointwise("logsumexp", _restore_center)
+
+
 def mean(x: Buffer, dim: Dims = None, keepdim: bool = False, dtype: memory.dtype | None = None) -> Buffer:
     """``out = Σ x / n`` over ``dim``, ``n`` elements each; NaN over no elements. Else as :func:`sum`.
 
@@ -546,6 +630,12 @@ def all(x: Buffer, dim: Dims = None, keepdim: bool = False) -> Buffer:
 
 
 _SUM = _Rule(_element, _add, _row_sum, _total, 0)
+_NORMS = {
+    1: _SUM._replace(map=_magnitude),
+    2: _SUM._replace(map=_square, finish=_root),
+    float("inf"): _Rule(_magnitude, _greater, _row_max, _total, 0),
+    float("-inf"): _Rule(_magnitude, _lesser, _row_min, _total, float("inf")),
+}
 _PROD = _Rule(_element, _multiply, _row_product, _total, 1)
 _MAX = _Rule(_element, _greater, _row_max, _total, 0)
 _MIN = _Rule(_element, _lesser, _row_min, _total, 0)

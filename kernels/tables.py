@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 
 from tinyflow.kernels import memory
-from tinyflow.kernels.configs import interpreting
+from tinyflow.kernels.configs import Config, interpreting
 from tinyflow.kernels.launch import block, cdiv
 from tinyflow.kernels.memory import Buffer
 from tinyflow.kernels.mode import INTERPRETING
@@ -23,9 +23,9 @@ from tinyflow.kernels.mode import INTERPRETING
 #: Bytes that one memory instruction of a thread moves.
 _ALIGNMENT = tl.constexpr(16)
 
-#: The interpreter's largest chunk: a program's values stay in cache. It takes one chunk at a time, so that addresses are
-#: plain ranges, and tensors of one size class at a launch, so that small ones do not pay for a large one's tile.
-INTERPRETER_CHUNK = 2**18
+#: In the interpreter a program costs more than its elements. Tensors up to _SMALL elements share a tile; a larger one has
+#: programs of its own, whose addresses are plain ranges, at a launch with others of its size, not to pay for their tile.
+_SMALL, _LARGEST, _SHARED_TILE = 2**11, 2**20, 2**17
 
 
 @triton.jit
@@ -40,7 +40,15 @@ def pointers(addresses_ptr, column, tensors, tensor, mask, start, lane, DTYPE: t
 
 def size_class(n: int) -> int:
     """What must be equal for two tensors to share a launch."""
-    return block(n, INTERPRETER_CHUNK).bit_length() // 4 if interpreting() else 0
+    if not interpreting() or n <= _SMALL:
+        return 0
+    return block(n, _LARGEST).bit_length()
+
+
+def interpreter_tile(sizes: Sequence[int]) -> Config:
+    """The interpreter's tile for tensors of one size class."""
+    chunk = block(max(sizes), _LARGEST)
+    return Config({"CHUNKS": block(len(sizes), _SHARED_TILE // chunk) if chunk <= _SMALL else 1, "BLOCK": chunk})
 
 
 @functools.lru_cache(maxsize=64)

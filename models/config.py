@@ -53,9 +53,9 @@ class Train:
     device: str | None = None
     """Where to compute; left out, the GPU if there is one, else the CPU."""
     amp: bool | None = None
-    """Compute products in bfloat16 (--amp, --no-amp); left out, on a GPU only."""
+    """Compute products in bfloat16 (--amp), for speed on a GPU; left out, in float32."""
     capture: bool | None = None
-    """Record the training step once and replay it (--capture, --no-capture); left out, on a GPU only."""
+    """Record the training step once and replay it (--capture), for speed on a GPU; left out, every step runs anew."""
 
 
 @dataclass(frozen=True)

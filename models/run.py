@@ -85,9 +85,8 @@ class Run:
         self.history: list[EpochMetrics] = []
         self._unread: list[tuple[tinyflow.Tensor, tinyflow.Tensor, int]] = []
         self._pace = Pace()
-        on_gpu = device.type == "cuda"
-        self.amp = on_gpu if config.amp is None else config.amp
-        self.captures = on_gpu if config.capture is None else config.capture
+        self.amp = bool(config.amp)
+        self.captures = bool(config.capture)
         self._captured: Captured | None = None
 
     # ---- state ---------------------------------------------------------------------------------------------------

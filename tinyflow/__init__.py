@@ -11,6 +11,15 @@ from tinyflow.autograd import no_grad as no_grad
 from tinyflow.autograd import set_grad_enabled as set_grad_enabled
 from tinyflow.autograd.grad_mode import is_grad_enabled as is_grad_enabled
 from tinyflow.autograd.grad_mode import is_inference_mode_enabled as is_inference_mode_enabled
+from tinyflow.autocast_mode import autocast as autocast
+from tinyflow.autocast_mode import clear_autocast_cache as clear_autocast_cache
+from tinyflow.autocast_mode import get_autocast_dtype as get_autocast_dtype
+from tinyflow.autocast_mode import is_autocast_cache_enabled as is_autocast_cache_enabled
+from tinyflow.autocast_mode import is_autocast_enabled as is_autocast_enabled
+from tinyflow.autocast_mode import set_autocast_cache_enabled as set_autocast_cache_enabled
+from tinyflow.autocast_mode import set_autocast_dtype as set_autocast_dtype
+from tinyflow.autocast_mode import set_autocast_enabled as set_autocast_enabled
+from tinyflow.capture import capture as capture
 from tinyflow.kernels.dtypes import can_cast as can_cast
 from tinyflow.kernels.dtypes import promote_types as promote_types
 from tinyflow.kernels.memory import bfloat16 as bfloat16
@@ -37,6 +46,7 @@ from tinyflow.kernels.memory import set_default_device as set_default_device
 from tinyflow.kernels.memory import set_default_dtype as set_default_dtype
 from tinyflow.kernels.memory import synchronize as synchronize
 from tinyflow.kernels.memory import uint8 as uint8
+from tinyflow.ops.activation import *
 from tinyflow.ops.arithmetic import *
 from tinyflow.ops.conv2d import *
 from tinyflow.ops.copy import *
@@ -45,8 +55,11 @@ from tinyflow.ops.indexing import *
 from tinyflow.ops.matmul import *
 from tinyflow.ops.random import *
 from tinyflow.ops.reduction import *
+from tinyflow.ops.rounding import *
+from tinyflow.ops.scan import *
 from tinyflow.ops.shape import *
 from tinyflow.ops.softmax import *
+from tinyflow.ops.special import *
 from tinyflow.profiler import count_launches as count_launches
 from tinyflow.random import Generator as Generator
 from tinyflow.random import get_rng_state as get_rng_state
@@ -61,5 +74,6 @@ from tinyflow.tensor import Tensor as Tensor
 
 from tinyflow import nn as nn  # isort: skip
 from tinyflow import optim as optim  # isort: skip
+from tinyflow import amp as amp  # isort: skip
 
 half, short, int, long, float, double = float16, int16, int32, int64, float32, float64

@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 
 from tinyflow.kernels import memory
+from tinyflow.kernels.random import Seed
+from tinyflow.recording import active
 from tinyflow.tensor import Tensor
 
-_STATE = struct.Struct("<QQ")
+_STATE, _SIGNED = struct.Struct("<QQ"), struct.Struct("<qq")
 _DEFAULT_SEED = 2**31 - 1
 
 
@@ -79,8 +81,18 @@ class Generator:
         self._seed, self._offset = _STATE.unpack(bytes(state.tolist()))
         return self
 
-    def reserve(self, counters: int) -> tuple[int, int]:
-        """(seed, offset) of a draw that uses so many counters; the next draw starts after them."""
+    def signed_position(self) -> tuple[int, int]:
+        """Seed and offset as signed 64-bit integers."""
+        return _SIGNED.unpack(_STATE.pack(self._seed, self._offset))
+
+    def reserve(self, counters: int) -> tuple[Seed, int]:
+        """(seed, offset) of a draw that uses so many counters; the next draw starts after them.
+
+        In a captured step the seed is device memory, from which the draws of a replay take seed and offset.
+        """
+        recording = active.recording
+        if recording is not None:
+            return recording.draw(self, counters)
         with self._lock:
             offset = self._offset
             self._offset = (offset + counters) % 2**64

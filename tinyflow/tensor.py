@@ -410,6 +410,7 @@ class Tensor(TensorMethods):
         """
         if self.requires_grad and not force:
             raise RuntimeError("Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() instead.")
+        memory.check_host_access("numpy()")
         if self.device.type != "cpu":
             if not force:
                 raise TypeError(

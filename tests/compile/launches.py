@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from tinyflow.kernels import (
+    activation,
     amp,
     arithmetic,
     batch_norm,
@@ -21,9 +22,12 @@ from tinyflow.kernels import (
     pooling,
     random,
     reduction,
+    rounding,
+    scan,
     sequence,
     softmax,
     sorting,
+    special,
 )
 from tinyflow.kernels.conv2d.box_forward import box_conv2d
 from tinyflow.kernels.conv2d.box_input_grad import box_conv2d_input_grad
@@ -54,7 +58,7 @@ def _image(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
 
 
 def _dtypes_of(name: str) -> tuple[torch.dtype, ...]:
-    if name.startswith("bitwise"):
+    if name.startswith("bitwise") or name.endswith("shift"):
         return (torch.int64,)
     if name == "add":
         return (*FLOATING, torch.int64, torch.uint8)
@@ -62,11 +66,12 @@ def _dtypes_of(name: str) -> tuple[torch.dtype, ...]:
 
 
 def _elementwise() -> Iterator[tuple[str, Call]]:
-    for name, op in vars(arithmetic).items():
-        if isinstance(op, elementwise.Pointwise):
-            for dtype in _dtypes_of(name):
-                operands = [_meta(2048, dtype=dtype)] * len(op.fn.arg_names)
-                yield f"{name} {dtype}", lambda op=op, operands=operands: op(*operands)
+    for family in (activation, arithmetic, reduction, rounding, special):
+        for name, op in vars(family).items():
+            if isinstance(op, elementwise.Pointwise):
+                for dtype in _dtypes_of(name):
+                    operands = [_meta(2048, dtype=dtype)] * len(op.fn.arg_names)
+                    yield f"{name} {dtype}", lambda op=op, operands=operands: op(*operands)
     x = _meta(4, 64, 56, 56)
     yield "add, number", lambda: arithmetic.add(x, 2.5)
     yield "add, rows", lambda: arithmetic.add(_meta(300, 100), _meta(100))
@@ -84,11 +89,23 @@ def _reduction() -> Iterator[tuple[str, Call]]:
         yield f"sum of rows {dtype}", lambda x=x: reduction.sum(x, 1)
         yield f"argmax {dtype}", lambda x=x: reduction.argmax(x, 1)
     x = _meta(64, 3000)
-    for name in ("mean", "var", "std", "amax", "amin", "any", "all", "prod", "argmin"):
+    for name in ("mean", "var", "std", "amax", "amin", "any", "all", "prod", "argmin", "nansum", "norm"):
         yield name, lambda name=name: getattr(reduction, name)(x)
+    yield "logsumexp", lambda: reduction.logsumexp(x, 1)
+    for order in (1, float("inf"), -float("inf")):
+        yield f"norm of order {order}", lambda order=order: reduction.norm(x, order, 1)
     yield "sum of columns", lambda: reduction.sum(_meta(100000, 64), 0)
     yield "sum of everything", lambda: reduction.sum(_meta(1 << 22))
     yield "max along a dimension", lambda: reduction.max_with_index(x, 1)
+
+
+def _scan() -> Iterator[tuple[str, Call]]:
+    for dtype in (*FLOATING, torch.int64):
+        x = _meta(300, 3000, dtype=dtype)
+        for name in ("cumsum", "cumprod", "cummax", "cummin"):
+            yield f"{name} {dtype}", lambda x=x, name=name: getattr(scan, name)(x, 1)
+    yield "logcumsumexp", lambda: scan.logcumsumexp(_meta(300, 3000), 1)
+    yield "cumsum from the end", lambda: scan.cumsum(_meta(300, 20), 0, reverse=True)
 
 
 def _matmul() -> Iterator[tuple[str, Call]]:
@@ -331,6 +348,7 @@ LAUNCHES: dict[str, Call] = {}
 for _family in (
     _elementwise,
     _reduction,
+    _scan,
     _matmul,
     _convolution,
     _indexing,

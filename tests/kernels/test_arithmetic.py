@@ -182,3 +182,7 @@ def test_bools_are_refused(op: str) -> None:
 def test_bool_sums_are_or() -> None:
     a: Any = torch.tensor([True, True, False])
     assert arithmetic.add(a, a).tolist() == [True, True, False]
+
+
+def test_the_negative_of_zero_has_its_sign() -> None:
+    assert torch.signbit(arithmetic.neg(torch.tensor([0.0, -0.0, 2.0]))).tolist() == [True, False, True]

@@ -9,7 +9,7 @@ import torch
 
 from tests.closeness import EPSILON
 from tests.poison import poisoned_memory  # noqa: F401
-from tinyflow.kernels import launch, optimizer
+from tinyflow.kernels import launch, memory, optimizer
 from tinyflow.kernels.launch import Config
 
 #: A scalar, an empty one, one element more than a chunk, channels-last, transposed, and gaps.
@@ -135,3 +135,28 @@ def test_errors() -> None:
         optimizer.sgd([p], [p], [p.double()], lr=0.1, momentum=0.9)
     with pytest.raises(TypeError, match=r"sgd: expected floating-point parameter 0, got torch.int64"):
         optimizer.sgd([p.long()], [p.long()], lr=0.1)
+
+
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_half_copies_follow_in_the_same_launch(half, momentum) -> None:
+    device = memory.get_default_device()
+    params = [torch.randn(n).to(device) for n in ((5, 7), (30,), (4, 3, 2, 2))]
+    grads = [torch.randn(p.shape).to(device) for p in params]
+    buffers = [torch.randn(p.shape).to(device) for p in params]
+    copies = [torch.full((7, 5), float("nan"), dtype=half, device=device).T, None]
+    copies.append(torch.full((4, 3, 2, 2), float("nan"), dtype=half, device=device))
+    with launch.count() as records:
+        optimizer.sgd(params, grads, buffers, lr=0.1, momentum=momentum, half_copies=copies)
+    assert sum(r.kernel == "_sgd_kernel" for r in records) == 1
+    for p, x in zip(params, copies):
+        if x is not None:
+            assert torch.equal(x.cpu(), p.cpu().to(half))
+
+
+def test_half_copies_that_do_not_fit() -> None:
+    p, x = torch.zeros(3), torch.zeros(3, dtype=torch.bfloat16)
+    with pytest.raises(ValueError, match="expected a half copy or None for each of 1 parameters, got 2"):
+        optimizer.sgd([p], [p], lr=0.1, half_copies=[x, x])
+    with pytest.raises(RuntimeError, match=r"half copy of parameter 0 to be \(3,\) in one half precision on cpu, got"):
+        optimizer.sgd([p], [p], lr=0.1, half_copies=[torch.zeros(3)])

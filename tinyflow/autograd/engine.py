@@ -6,16 +6,34 @@ latest recorded node first. Gradients that meet are added; the sum is made in pl
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from tinyflow import autocast_mode
 from tinyflow.autograd.grad_mode import is_grad_enabled, set_grad_enabled
 from tinyflow.autograd.graph import AccumulateGrad, Edge, Node
 
 if TYPE_CHECKING:
     from tinyflow.tensor import Tensor
+
+
+class _Walks(threading.local):
+    def __init__(self) -> None:
+        self.captured: list[dict[Node, list[Edge]]] = []  # of every walk under way
+
+
+_walks = _Walks()
+
+
+def is_watched(node: Node) -> bool:
+    """True if somebody sees the gradients that arrive at ``node``: a hook, ``retain_grad``, a walk that returns them."""
+    if node.tensor_hooks or node.retained or node.prehooks or node.posthooks:
+        return True
+    return any(node in captured for captured in _walks.captured)
 
 
 class _Pending:
@@ -78,7 +96,8 @@ def run_backward(
     heapq.heapify(ready)
     ticket = len(ready)
     done: set[Node] = set()
-    with set_grad_enabled(create_graph):
+    # in the dtypes that the forward pass chose
+    with set_grad_enabled(create_graph), autocast_mode.disabled(), _captures(captured_at):
         while ready:
             node = heapq.heappop(ready)[2]
             if node in done:
@@ -110,6 +129,15 @@ def run_backward(
                     heapq.heappush(ready, (-following.sequence, ticket, following))
                     ticket += 1
     return [] if inputs is None else [captured[edge] for edge in inputs]
+
+
+@contextlib.contextmanager
+def _captures(nodes: dict[Node, list[Edge]]) -> Iterator[None]:
+    _walks.captured.append(nodes)
+    try:
+        yield
+    finally:
+        _walks.captured.pop()
 
 
 def _reachable(roots: Sequence[Edge]) -> list[Node]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tinyflow.autograd.grad_mode import is_grad_enabled
+from tinyflow.recording import active
 
 if TYPE_CHECKING:
     from tinyflow.tensor import Tensor
@@ -171,6 +172,8 @@ class AccumulateGrad(Node):
         variable = self.variable
         if grad is None:
             return ()
+        if active.recording is not None:
+            active.recording.leaf(variable)
         if variable.grad is None:
             if is_grad_enabled():
                 variable.grad = grad

@@ -290,6 +290,9 @@ class Hardshrink(_Elementwise):
     def forward(self, x: Tensor) -> Tensor:
         return F.hardshrink(x, self.lambd)
 
+    def extra_repr(self) -> str:
+        return f"{self.lambd}"
+
 
 class Softshrink(_Elementwise):
     """x drawn towards 0 by ``lambd``."""
@@ -301,6 +304,9 @@ class Softshrink(_Elementwise):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.softshrink(x, self.lambd)
+
+    def extra_repr(self) -> str:
+        return f"{self.lambd}"
 
 
 class Threshold(_Elementwise):

@@ -6,6 +6,7 @@ A family's ``__all__`` is what ``tinyflow`` exports under the same name; its ``M
 from __future__ import annotations
 
 from tinyflow.ops import (
+    activation,
     arithmetic,
     batch_norm,
     conv2d,
@@ -18,11 +19,15 @@ from tinyflow.ops import (
     pooling,
     random,
     reduction,
+    rounding,
+    scan,
     shape,
     softmax,
+    special,
 )
 
 FAMILIES = (
+    activation,
     arithmetic,
     batch_norm,
     conv2d,
@@ -34,8 +39,11 @@ FAMILIES = (
     pooling,
     random,
     reduction,
+    rounding,
+    scan,
     shape,
     softmax,
+    special,
 )
 
 methods.bind_all(FAMILIES)

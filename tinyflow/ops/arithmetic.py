@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from tinyflow.autocast_mode import FULL_ON_GPU
 from tinyflow.kernels import arithmetic as kernels
 from tinyflow.kernels import dtypes, memory
 from tinyflow.kernels.dtypes import Scalar
@@ -15,13 +16,15 @@ METHODS = [
     "add", "sub", "mul", "div", "neg", "abs", "sign", "square", "reciprocal", "sqrt", "rsqrt", "exp", "log", "sin",
     "cos", "sigmoid", "tanh", "relu", "floor", "ceil", "isnan", "isfinite", "logical_not", "logical_and",
     "logical_or", "logical_xor", "bitwise_and", "bitwise_or", "bitwise_xor", "floor_divide", "remainder", "pow",
-    "maximum", "minimum", "eq", "ne", "lt", "le", "gt", "ge", "clamp", "addcmul",
+    "maximum", "minimum", "eq", "ne", "lt", "le", "gt", "ge", "clamp", "addcmul", "addcdiv", "lerp", "clip", "clamp_min",
+    "clamp_max", "absolute", "negative",
 ]  # fmt: skip
 __all__ = [
     "add", "sub", "mul", "div", "neg", "abs", "sign", "square", "reciprocal", "sqrt", "rsqrt", "exp", "log", "sin",
     "cos", "sigmoid", "tanh", "relu", "floor", "ceil", "isnan", "isfinite", "logical_not", "logical_and",
     "logical_or", "logical_xor", "bitwise_and", "bitwise_or", "bitwise_xor", "floor_divide", "remainder", "pow",
-    "maximum", "minimum", "eq", "ne", "lt", "le", "gt", "ge", "clamp", "addcmul", "result_type", "where",
+    "maximum", "minimum", "eq", "ne", "lt", "le", "gt", "ge", "clamp", "addcmul", "addcdiv", "lerp", "clip", "clamp_min",
+    "clamp_max", "absolute", "negative", "multiply", "divide", "subtract", "true_divide", "result_type", "where",
 ]  # fmt: skip
 
 # ---- one operand ---------------------------------------------------------------------------------------------------
@@ -29,12 +32,12 @@ __all__ = [
 neg: Op = define(kernels.neg, x=lambda g: -g)
 abs: Op = define(kernels.abs_, name="abs", x=lambda g, x: g * sign(x))
 sign: Op = define(kernels.sign, x=lambda g: _no_slope(g))
-square: Op = define(kernels.square, x=lambda g, x: 2 * g * x)
-reciprocal: Op = define(kernels.reciprocal, x=lambda g, y: -g * y * y)
+square: Op = define(kernels.square, autocast=FULL_ON_GPU, x=lambda g, x: 2 * g * x)
+reciprocal: Op = define(kernels.reciprocal, autocast=FULL_ON_GPU, x=lambda g, y: -g * y * y)
 sqrt: Op = define(kernels.sqrt, x=lambda g, y: g / (2 * y))
-rsqrt: Op = define(kernels.rsqrt, x=lambda g, y: -0.5 * g * y * y * y)
-exp: Op = define(kernels.exp, x=lambda g, y: g * y)
-log: Op = define(kernels.log, x=lambda g, x: g / x)
+rsqrt: Op = define(kernels.rsqrt, autocast=FULL_ON_GPU, x=lambda g, y: -0.5 * g * y * y * y)
+exp: Op = define(kernels.exp, autocast=FULL_ON_GPU, x=lambda g, y: g * y)
+log: Op = define(kernels.log, autocast=FULL_ON_GPU, x=lambda g, x: g / x)
 sin: Op = define(kernels.sin, x=lambda g, x: g * cos(x))
 cos: Op = define(kernels.cos, x=lambda g, x: -g * sin(x))
 sigmoid: Op = define(kernels.sigmoid, x=lambda g, y: g * y * (1 - y))
@@ -57,6 +60,7 @@ floor_divide: Op = define(kernels.floor_divide, x=None, other=None)
 remainder: Op = define(kernels.remainder, x=lambda g: g, other=lambda g, x, other: -g * _floor(_div(x, other)))
 _pow: Op = define(
     kernels.pow,
+    autocast=FULL_ON_GPU,
     x=lambda g, x, exponent: g * _power_slope(x, exponent),
     exponent=lambda g, x, exponent, y: g * where(logical_and(x == 0, exponent >= 0), 0.0, y * _log_of(x)),
 )
@@ -96,6 +100,19 @@ _addcmul: Op = define(
     x=lambda g: g,
     tensor1=lambda g, tensor2, value: g * tensor2 * value,
     tensor2=lambda g, tensor1, value: g * tensor1 * value,
+)
+
+_addcdiv: Op = define(
+    kernels.addcdiv,
+    x=lambda g: g,
+    tensor1=lambda g, tensor2, value: g * value / tensor2,
+    tensor2=lambda g, tensor1, tensor2, value: -g * value * tensor1 / (tensor2 * tensor2),
+)
+lerp: Op = define(
+    kernels.lerp,
+    x=lambda g, weight: g * (1 - weight),
+    end=lambda g, weight: g * weight,
+    weight=lambda g, x, end: g * (end - x),
 )
 
 
@@ -197,6 +214,25 @@ def addcmul(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Scalar = 
     return _addcmul(input, tensor1, tensor2, value, out=out)
 
 
+def addcdiv(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Scalar = 1, out: Tensor | None = None) -> Tensor:
+    """``input + value * tensor1 / tensor2``."""
+    return _addcdiv(input, tensor1, tensor2, value, out=out)
+
+
+def clamp_min(input: Tensor, min: Tensor | Scalar) -> Tensor:
+    """:func:`clamp` from below only."""
+    return clamp(input, min)
+
+
+def clamp_max(input: Tensor, max: Tensor | Scalar) -> Tensor:
+    """:func:`clamp` from above only."""
+    return clamp(input, None, max)
+
+
 def result_type(*operands: Any) -> memory.dtype:
     """The dtype that arithmetic on these tensors and numbers gives."""
     return dtypes.result_type(*(x._data if isinstance(x, Tensor) else x for x in operands))
+
+
+clip, absolute, negative = clamp, abs, neg
+multiply, divide, subtract, true_divide = mul, div, sub, div

@@ -6,6 +6,7 @@ read three ways; so derivatives of every order stay within the three.
 
 from __future__ import annotations
 
+from tinyflow.autocast_mode import HALF
 from tinyflow.kernels import conv2d as kernels
 from tinyflow.kernels.conv2d.geometry import IntPair, Padding
 from tinyflow.ops.define import Op, define
@@ -17,6 +18,7 @@ __all__ = ["conv2d"]
 
 convolve2d: Op = define(
     kernels.conv2d,
+    autocast=HALF,
     x=lambda g, weight, x_shape, stride, padding, dilation, groups, allow_tf32: conv2d_input_grad(
         g, weight, x_shape, stride, padding, dilation, groups, allow_tf32
     ),

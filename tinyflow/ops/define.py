@@ -26,7 +26,8 @@ a parameter's name     its value
 
 A rule returns one gradient (for a list input: one for each element); ``joint={("x", "weight"): rule}`` returns a tuple for
 several inputs at once. Rules are made of operations, so they differentiate again. A gradient that has a broadcast shape
-or another dtype than its input is summed and cast to fit.
+or another dtype than its input is summed and cast to fit. ``autocast=`` says in which dtype the operation runs inside an
+autocast region (see ``tinyflow.autocast_mode``); without it, in the dtype that it is given.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from tinyflow import autocast_mode
 from tinyflow.autograd.grad_mode import is_grad_enabled
 from tinyflow.autograd.graph import Edge, Grads, Node, OutputInfo, SavedTensor, check_inplace, released_error
 from tinyflow.kernels.memory import Buffer
@@ -44,6 +46,10 @@ from tinyflow.tensor import Tensor
 _GRADIENT, _NEEDS, _SAVED = range(3)
 #: ... and what is saved under a name: a parameter's value, an output, an input's shape or dtype.
 _VALUE, _OUTPUT, _DESCRIPTION = range(3)
+
+
+#: Each is told of every launcher that an operation calls, with its arguments.
+launch_observers: list[Callable[[Callable[..., Any], Sequence[Any], Mapping[str, Any]], None]] = []
 
 
 class Rule:
@@ -69,8 +75,10 @@ class Op:
         outputs: tuple[str, ...],
         rules: Mapping[str, Callable[..., Any] | None],
         joint: Mapping[tuple[str, ...], Callable[..., Any]],
+        autocast: autocast_mode.Policy | None = None,
     ) -> None:
         self.launcher = launcher
+        self.autocast = autocast
         self.__name__ = self.name = name
         self.__doc__ = launcher.__doc__
         self.outputs = outputs
@@ -153,9 +161,10 @@ class Op:
 
     def _launch(self, values: Mapping[str, Any]) -> Any:
         positional = [unwrap(values[k]) for k in self._positional]
-        if not self._named:
-            return self.launcher(*positional)
-        return self.launcher(*positional, **{k: unwrap(values[k]) for k in self._named})
+        named = {k: unwrap(values[k]) for k in self._named}
+        for observer in launch_observers:
+            observer(self.launcher, positional, named)
+        return self.launcher(*positional, **named)
 
     def _recording(self, values: Mapping[str, Any]) -> bool:
         if is_grad_enabled():
@@ -172,6 +181,8 @@ class Op:
             self._launch(values)
             out._bump_version()
             return out
+        if self.autocast is not None and autocast_mode.state.active:
+            values = autocast_mode.cast_inputs(self.autocast, self.inputs, values)
         results = self._launch(values)
         several = isinstance(results, tuple)
         tensors = tuple([wrap(r) for r in results]) if several else (wrap(results),)
@@ -406,6 +417,7 @@ def define(
     name: str | None = None,
     outputs: Sequence[str] = ("y",),
     joint: Mapping[tuple[str, ...], Callable[..., Any]] | None = None,
+    autocast: autocast_mode.Policy | None = None,
     **rules: Callable[..., Any] | None,
 ) -> Op:
     """An operation from a launcher and the gradient rule of each tensor input (see the module's description).
@@ -415,6 +427,7 @@ def define(
         name: shown in ``grad_fn`` and errors; default: the launcher's name.
         outputs: names of the outputs, for rules that need them.
         joint: rules that serve several inputs at once.
+        autocast: how inputs are cast inside an autocast region; results written in place or to ``out`` are not.
         rules: for each tensor input its rule, or None.
     """
-    return Op(launcher, name or launcher.__name__, tuple(outputs), rules, joint or {})
+    return Op(launcher, name or launcher.__name__, tuple(outputs), rules, joint or {}, autocast)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from tinyflow.autocast_mode import WIDEST_ON_GPU
 from tinyflow.kernels import elementwise, memory
 from tinyflow.kernels import indexing as kernels
 from tinyflow.kernels.dtypes import Scalar
@@ -66,6 +67,7 @@ _index_grad: Op = define(kernels.index_grad, grad=lambda g, indices: _index(g, i
 _index_put: Op = define(
     _index_put_launcher,
     name="index_put",
+    autocast=WIDEST_ON_GPU.only("x", "values"),
     x=lambda g, indices, accumulate: g if accumulate else _index_put(g, indices, _zero(g)),
     indices=None,
     values=lambda g, indices: _index(g, indices),
@@ -88,6 +90,7 @@ _gather_grad: Op = define(kernels.gather_grad, grad=lambda g, dim, index: gather
 scatter_add: Op = define(
     _scatter_add_launcher,
     name="scatter_add",
+    autocast=WIDEST_ON_GPU.only("x", "source"),
     x=lambda g: g,
     index=None,
     source=lambda g, dim, index: gather(g, dim, index),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+from tinyflow import autocast_mode
+from tinyflow.autocast_mode import FULL
 from tinyflow.kernels import loss as kernels
 from tinyflow.kernels.loss import MEAN, NONE, SUM
 from tinyflow.ops.arithmetic import abs as absolute
@@ -62,6 +64,7 @@ cross_entropy_input_grad: Op = define(
 )
 _cross_entropy = define(
     kernels.cross_entropy,
+    autocast=FULL,
     outputs=("loss", "normalizer", "factor", "total"),
     x=lambda g, x, target, weight, normalizer, factor, total, ignore_index, label_smoothing: cross_entropy_input_grad(
         g, x, target, weight, normalizer, factor, total, ignore_index, label_smoothing
@@ -85,6 +88,7 @@ nll_loss_input_grad: Op = define(
 )
 _nll_loss = define(
     kernels.nll_loss,
+    autocast=FULL,
     outputs=("loss", "total"),
     x=lambda g, target, weight, total, x_shape, ignore_index: nll_loss_input_grad(
         g, target, weight, total, x_shape, ignore_index
@@ -136,6 +140,7 @@ def cross_entropy(
         ValueError, RuntimeError, TypeError: if shapes, dtypes, devices or parameters do not fit.
     """
     if target.requires_grad:
+        input, target, weight = autocast_mode.full(input, target, weight)
         x, q, w = (unwrap(t) for t in (input, target, weight))
         kernels.check_cross_entropy(x, q, w, ignore_index, reduction, label_smoothing)
         return _probabilities_cross_entropy(input, target, weight, reduction, label_smoothing)
@@ -161,6 +166,7 @@ def _difference(op: str, input: Any, target: Any) -> Any:
             "broadcasts, which is rarely meant; give both one shape",
             stacklevel=3,
         )
+    input, target = autocast_mode.full(input, target)
     return input - target
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from tinyflow import autocast_mode
+from tinyflow.autocast_mode import HALF
 from tinyflow.kernels import matmul as kernels
 from tinyflow.kernels.dtypes import Scalar
 from tinyflow.ops.arithmetic import add, mul
@@ -22,6 +24,7 @@ def _right_grad(g: Tensor, a: Tensor, b_shape: tuple[int, ...], allow_tf32: bool
 
 product: Op = define(
     kernels.matmul,
+    autocast=HALF,
     a=lambda g, b, allow_tf32: product(g, matrix_transpose(b), None, allow_tf32),
     b=_right_grad,
     bias=lambda g: g,
@@ -99,6 +102,10 @@ def dot(input: Tensor, tensor: Tensor) -> Tensor:
         RuntimeError: if an operand is no vector, or the sizes differ.
     """
     _check_dims("dot", (1, 1), input, tensor)
+    if autocast_mode.state.active:  # alone among the products it runs in the wider dtype of the two
+        input, tensor = autocast_mode.widest(input, tensor)
+        with autocast_mode.disabled():
+            return matmul(input, tensor)
     return matmul(input, tensor)
 
 
@@ -114,7 +121,9 @@ def addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: Scalar = 1, alpha:
     scaled = matmul(mat1, mat2)
     if alpha != 1:
         scaled = mul(scaled, alpha)
-    return scaled if beta == 0 else add(scaled, mul(input, beta))
+    if beta == 0:
+        return scaled
+    return add(scaled, mul(input.to(scaled.dtype) if autocast_mode.state.active else input, beta))
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tinyflow.kernels import memory
-from tinyflow.ops import arithmetic, copy, creation, matmul, shape, subscript
+from tinyflow.ops import arithmetic, copy, creation, matmul, rounding, shape, subscript
 from tinyflow.ops.define import Op
 from tinyflow.tensor import Tensor
 
@@ -46,6 +46,19 @@ def inplace(op: Op) -> Callable[..., Tensor]:
     return method
 
 
+def _overwriting(function: Callable[..., Any]) -> Callable[..., Tensor]:
+    """The in-place form of an operation, or of a function with a result that has no gradient."""
+    if isinstance(function, Op):
+        return inplace(function)
+
+    def method(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return function(self, *args, out=self, **kwargs)
+
+    method.__name__ = f"{function.__name__}_"
+    method.__doc__ = f"In-place :func:`{function.__name__}`."
+    return method
+
+
 def _add_(self: Tensor, other: Any, *, alpha: Any = 1) -> Tensor:
     """In-place :func:`add`."""
     return arithmetic._add.inplace(self, other if alpha == 1 else arithmetic.mul(other, alpha))
@@ -77,6 +90,11 @@ def _addcmul_(self: Tensor, tensor1: Any, tensor2: Any, *, value: Any = 1) -> Te
     return arithmetic._addcmul.inplace(self, tensor1, tensor2, value)
 
 
+def _addcdiv_(self: Tensor, tensor1: Any, tensor2: Any, *, value: Any = 1) -> Tensor:
+    """In-place :func:`addcdiv`."""
+    return arithmetic._addcdiv.inplace(self, tensor1, tensor2, value)
+
+
 BINARY: dict[str, Callable[..., Any]] = {
     "add": arithmetic.add,
     "sub": arithmetic.sub,
@@ -88,6 +106,8 @@ BINARY: dict[str, Callable[..., Any]] = {
     "and": arithmetic.bitwise_and,
     "or": arithmetic.bitwise_or,
     "xor": arithmetic.bitwise_xor,
+    "lshift": rounding.bitwise_left_shift,
+    "rshift": rounding.bitwise_right_shift,
 }
 COMPARISONS: dict[str, Callable[..., Any]] = {k: getattr(arithmetic, k) for k in ("eq", "ne", "lt", "le", "gt", "ge")}
 INPLACE: dict[str, Callable[..., Any]] = {
@@ -98,6 +118,8 @@ INPLACE: dict[str, Callable[..., Any]] = {
     "pow": inplace(arithmetic._pow),
     "clamp": _clamp_,
     "addcmul": _addcmul_,
+    "addcdiv": _addcdiv_,
+    "lerp": inplace(arithmetic.lerp),
     **{
         name: inplace(getattr(arithmetic, name))
         for name in (
@@ -119,9 +141,32 @@ INPLACE: dict[str, Callable[..., Any]] = {
             "sin",
             "cos",
             "sign",
+            "logical_not",
+            "logical_and",
+            "logical_or",
+            "logical_xor",
+            "bitwise_and",
+            "bitwise_or",
+            "bitwise_xor",
+            "eq",
+            "ne",
+            "lt",
+            "le",
+            "gt",
+            "ge",
         )
     },
 }
+INPLACE.update(
+    absolute=INPLACE["abs"],
+    negative=INPLACE["neg"],
+    multiply=INPLACE["mul"],
+    divide=_div_,
+    subtract=_sub_,
+    clip=_clamp_,
+    bitwise_left_shift=inplace(rounding._left_shift),
+    bitwise_right_shift=inplace(rounding._right_shift),
+)
 _INPLACE_OPERATORS: dict[str, Callable[..., Any]] = {
     "iadd": _add_,
     "isub": _sub_,
@@ -182,6 +227,7 @@ def bind_all(families: Sequence[ModuleType]) -> None:
     """Binds every family's ``METHODS``, the in-place forms and the operators."""
     for family in families:
         bind({name: getattr(family, name) for name in getattr(family, "METHODS", ())})
+        bind({f"{name}_": _overwriting(getattr(family, name)) for name in getattr(family, "INPLACE", ())})
     bind(copy.CONVERTERS)
     bind({f"{name}_": function for name, function in INPLACE.items()})
     makers = (creation.zeros, creation.ones, creation.empty, creation.full, creation.tensor)

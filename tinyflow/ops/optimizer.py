@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tinyflow.kernels import optimizer
+from tinyflow.kernels.memory import Buffer
+from tinyflow.kernels.optimizer import settings_bits as settings_bits
 from tinyflow.ops.define import unwrap
 from tinyflow.tensor import Tensor
 
@@ -21,6 +23,8 @@ def sgd_(
     nesterov: bool,
     maximize: bool,
     first: bool,
+    settings: Buffer | None = None,
+    found_inf: Tensor | None = None,
 ) -> None:
     """One step of stochastic gradient descent on every parameter, see :func:`tinyflow.kernels.optimizer.sgd`.
 
@@ -46,6 +50,8 @@ def sgd_(
         nesterov=nesterov,
         maximize=maximize,
         first=first,
+        settings=settings,
+        found_inf=unwrap(found_inf),
     )
     for changed in (*params, *(momentum_buffers or ())):
         changed._bump_version()

@@ -10,6 +10,7 @@ from tinyflow.autograd.grad_mode import no_grad
 from tinyflow.kernels import memory
 from tinyflow.kernels import random as kernels
 from tinyflow.kernels.memory import Buffer
+from tinyflow.kernels.random import Seed
 from tinyflow.ops.creation import Device, empty, empty_like, size_of
 from tinyflow.ops.define import Op, define
 from tinyflow.random import Generator, default_generator
@@ -19,14 +20,14 @@ METHODS = ["uniform_", "normal_", "exponential_", "bernoulli", "bernoulli_", "ra
 __all__ = ["rand", "randn", "randint", "randperm", "rand_like", "randn_like", "randint_like", "normal", "bernoulli"]
 
 
-def _reserve(numel: int, generator: Generator | None) -> tuple[int, int]:
+def _reserve(numel: int, generator: Generator | None) -> tuple[Seed, int]:
     return (generator or default_generator).reserve(kernels.counters(numel))
 
 
 def _draw_op(name: str, draw: Callable[..., Buffer]) -> Op:
     """``draw(out, seed, offset, a, b)`` as an operation that overwrites a tensor."""
 
-    def launcher(self: Buffer, seed: int, offset: int, a: Any, b: Any, *, out: Buffer | None = None) -> Buffer:
+    def launcher(self: Buffer, seed: Seed, offset: int, a: Any, b: Any, *, out: Buffer | None = None) -> Buffer:
         assert out is not None
         return draw(out, seed, offset, a, b)
 

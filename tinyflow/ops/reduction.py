@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
+from tinyflow.autocast_mode import FULL, FULL_ON_GPU
+from tinyflow.kernels import memory
 from tinyflow.kernels import reduction as kernels
 from tinyflow.kernels.reduction import Dims, normalize_dims
 from tinyflow.ops import arithmetic
@@ -27,6 +29,10 @@ METHODS = [
     "any",
     "all",
     "count_nonzero",
+    "nansum",
+    "logsumexp",
+    "norm",
+    "aminmax",
 ]  # fmt: skip
 __all__ = [
     "sum",
@@ -43,6 +49,10 @@ __all__ = [
     "any",
     "all",
     "count_nonzero",
+    "nansum",
+    "logsumexp",
+    "norm",
+    "aminmax",
     "var_mean",
     "std_mean",
 ]  # fmt: skip
@@ -55,6 +65,13 @@ class Extremum(NamedTuple):
 
     values: Tensor
     indices: Tensor
+
+
+class Range(NamedTuple):
+    """The least and the greatest elements."""
+
+    min: Tensor
+    max: Tensor
 
 
 def _keep(y: Tensor, shape: Shape, dim: Dims, keepdim: bool) -> Tensor:
@@ -125,11 +142,13 @@ def _product_of_others(x: Tensor, dim: int) -> Tensor:
     return prod(factors, -1).transpose(dim, -1)
 
 
-sum: Op = define(kernels.sum, x=lambda g, x_shape, dim, keepdim: _spread(g, x_shape, dim, keepdim))
+sum: Op = define(
+    kernels.sum, autocast=FULL_ON_GPU, x=lambda g, x_shape, dim, keepdim: _spread(g, x_shape, dim, keepdim)
+)
 mean: Op = define(
     kernels.mean, x=lambda g, x_shape, dim, keepdim: _spread(g / _count(x_shape, dim), x_shape, dim, keepdim)
 )
-prod: Op = define(kernels.prod, x=_prod_grad)
+prod: Op = define(kernels.prod, autocast=FULL, x=_prod_grad)
 _var = define(kernels.var, x=_var_grad)
 _std = define(kernels.std, x=_std_grad)
 amax = define(kernels.amax, x=_extreme_grad)
@@ -150,6 +169,72 @@ _min = define(
     outputs=("y", "indices"),
     x=lambda g, indices, x_shape, dim, keepdim: _choice_grad(g, indices, x_shape, dim, keepdim),
 )
+
+
+nansum: Op = define(
+    kernels.nansum,
+    x=lambda g, x, dim, keepdim: arithmetic.where(x == x, _spread(g, tuple(x.shape), dim, keepdim), 0),
+)
+logsumexp: Op = define(
+    kernels.logsumexp,
+    autocast=FULL_ON_GPU,
+    x=lambda g, x, y, dim, keepdim: _logsumexp_grad(g, x, y, dim, keepdim),
+)
+_norm: Op = define(
+    kernels.norm,
+    autocast=FULL_ON_GPU,
+    x=lambda g, x, y, ord, dim, keepdim: _norm_grad(g, x, y, ord, dim, keepdim),
+)
+
+
+def _logsumexp_grad(g: Tensor, x: Tensor, y: Tensor, dim: Dims, keepdim: bool) -> Tensor:
+    shape = tuple(x.shape)
+    y = _keep(y, shape, dim, keepdim)
+    return _keep(g, shape, dim, keepdim) * (x - arithmetic.where(arithmetic.isfinite(y), y, 0)).exp()
+
+
+def _norm_grad(g: Tensor, x: Tensor, y: Tensor, ord: float, dim: Dims, keepdim: bool) -> Tensor:
+    shape = tuple(x.shape)
+    g, y = _keep(g, shape, dim, keepdim), _keep(y, shape, dim, keepdim)
+    if ord == 1:
+        return g * arithmetic.sign(x)
+    if ord == 2:
+        return arithmetic.where(y == 0, 0.0, g * x / y)
+    ties = (arithmetic.abs(x) == y).to(g.dtype)
+    return g * arithmetic.sign(x) * (ties / sum(ties, dim, True))
+
+
+def norm(
+    input: Tensor,
+    p: float | str | None = "fro",
+    dim: Dims = None,
+    keepdim: bool = False,
+    *,
+    dtype: memory.dtype | None = None,
+) -> Tensor:
+    """``(Σ |x|^p)^(1/p)`` over ``dim``: any order, 0 (how many are nonzero), ±infinity; "fro" is 2.
+
+    Raises:
+        NotImplementedError: for the nuclear norm.
+        RuntimeError: if the input is not floating point.
+    """
+    if isinstance(p, str) and p != "fro":
+        raise NotImplementedError(f"norm: expected a number or 'fro', got p='{p}'")
+    order = 2.0 if p is None or isinstance(p, str) else float(p)
+    x = input if dtype is None else input.to(dtype)
+    if order in (1, 2, math.inf, -math.inf):
+        return _norm(x, order, dim, keepdim)
+    if not x.dtype.is_floating_point:
+        raise RuntimeError(f"norm: expected a floating-point dtype, got {x.dtype}")
+    if order == 0:
+        return sum((x != 0).to(x.dtype), dim, keepdim)
+    magnitude = arithmetic.abs(x)
+    return arithmetic.pow(sum(arithmetic.pow(magnitude, order), dim, keepdim), 1 / order)
+
+
+def aminmax(input: Tensor, *, dim: int | None = None, keepdim: bool = False) -> Range:
+    """The least and the greatest elements: (:func:`amin`, :func:`amax`)."""
+    return Range(amin(input, dim, keepdim), amax(input, dim, keepdim))
 
 
 def max(input: Tensor, dim: int | Tensor | None = None, keepdim: bool = False) -> Any:

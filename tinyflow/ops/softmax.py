@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tinyflow.autocast_mode import FULL_ON_GPU
 from tinyflow.kernels import memory
 from tinyflow.kernels import softmax as kernels
 from tinyflow.ops.arithmetic import exp
@@ -28,8 +29,8 @@ log_softmax_input_grad: Op = define(
     grad=lambda g, y, dim: g - _along(g * exp(y), dim),
     y=lambda g, grad, y, dim: -g * exp(y) * _along(grad, dim),
 )
-_softmax = define(kernels.softmax, x=lambda g, y, dim: softmax_input_grad(g, y, dim))
-_log_softmax = define(kernels.log_softmax, x=lambda g, y, dim: log_softmax_input_grad(g, y, dim))
+_softmax = define(kernels.softmax, autocast=FULL_ON_GPU, x=lambda g, y, dim: softmax_input_grad(g, y, dim))
+_log_softmax = define(kernels.log_softmax, autocast=FULL_ON_GPU, x=lambda g, y, dim: log_softmax_input_grad(g, y, dim))
 
 
 def softmax(input: Tensor, dim: int, dtype: memory.dtype | None = None) -> Tensor:

@@ -27,6 +27,11 @@ class Optimizer:
         ValueError: if there are none, or one that is no leaf.
     """
 
+    #: Whether ``step`` heeds ``found_inf``, for each device a float32 that is not 0 where gradients overflowed, and then
+    #: changes nothing there; a GradScaler sets it for the time of the step.
+    skips_on_device = False
+    found_inf: Mapping[Any, Tensor] | None = None
+
     def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
         if isinstance(params, Tensor):
             raise TypeError(

@@ -6,10 +6,14 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from tinyflow.autograd.grad_mode import enable_grad, no_grad
-from tinyflow.ops.creation import empty_like
-from tinyflow.ops.optimizer import sgd_
+from tinyflow.ops.creation import empty_like, zeros_like
+from tinyflow.ops.optimizer import settings_bits, sgd_
 from tinyflow.optim.optimizer import Optimizer
+from tinyflow.recording import active
 from tinyflow.tensor import Tensor
+
+#: What a schedule may change from step to step, in the order of ``settings_bits``.
+_SETTINGS = ("lr", "momentum", "dampening", "weight_decay")
 
 
 class SGD(Optimizer):
@@ -31,6 +35,8 @@ class SGD(Optimizer):
         ValueError: for settings out of range, or Nesterov without momentum or with dampening.
         NotImplementedError: for ``differentiable=True``.
     """
+
+    skips_on_device = True
 
     def __init__(
         self,
@@ -93,12 +99,32 @@ class SGD(Optimizer):
         return loss
 
     def _update_with_momentum(self, group: dict[str, Any], params: list[Tensor], first: bool) -> None:
+        if first and self.found_inf is not None and group["dampening"] != 0:
+            # the buffer of a step that is left out would start from zero, where the first step takes the whole gradient
+            params = [p for p in params if not self.found_inf[p.device].item()]
         if first:
+            make = empty_like if self.found_inf is None else zeros_like
             for p in params:
-                self.state[p]["momentum_buffer"] = empty_like(p)
+                self.state[p]["momentum_buffer"] = make(p)
         self._update(group, params, [self.state[p]["momentum_buffer"] for p in params], first)
 
     def _update(self, group: dict[str, Any], params: list[Tensor], buffers: list[Tensor] | None, first: bool) -> None:
-        settings = {name: group[name] for name in ("momentum", "dampening", "weight_decay", "nesterov", "maximize")}
+        options: dict[str, Any] = {name: group[name] for name in ("nesterov", "maximize")}
+        options |= {name: float(group[name]) for name in _SETTINGS}
+        recording = active.recording
+        if recording is not None:  # each replay reads the group again
+            options["settings"] = recording.words(lambda: settings_bits(*(float(group[name]) for name in _SETTINGS)))
         grads = [p.grad for p in params if p.grad is not None]
-        sgd_(params, grads, buffers, lr=float(group["lr"]), first=first, **settings)
+        if self.found_inf is None:
+            sgd_(params, grads, buffers, first=first, **options)
+            return
+        for device, found_inf in self.found_inf.items():
+            here = [k for k, p in enumerate(params) if p.device == device]
+            sgd_(
+                [params[k] for k in here],
+                [grads[k] for k in here],
+                None if buffers is None else [buffers[k] for k in here],
+                first=first,
+                found_inf=found_inf,
+                **options,
+            )

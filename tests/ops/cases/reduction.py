@@ -30,4 +30,13 @@ CASES = [
     *[case(n, (CUBE,), torch=getattr(torch, n), gradient=False, label="all") for n in ("argmax", "argmin")],
     *[case(n, (FLAGS,), torch=getattr(torch, n), dim=1, gradient=False) for n in ("any", "all")],
     case("count_nonzero", (WITH_ZEROS,), torch=torch.count_nonzero, dim=1, gradient=False),
+    *[case("norm", (CUBE,), torch=torch.norm, p=p, dim=(0, 2), length=6, label=f"p={p}") for p in (1, 2, 3, 0.5)],
+    *[case("norm", (CUBE,), torch=torch.norm, p=p, dim=1, label=f"p={p}") for p in (float("inf"), -float("inf"))],
+    case("norm", (CUBE,), torch=torch.norm, length=30),
+    case("norm", (CUBE,), torch=torch.norm, p=0, dim=1, gradient=False, label="nonzero"),
+    *[case("logsumexp", (CUBE,), torch=torch.logsumexp, dim=d, keepdim=True, length=6) for d in (1, (0, 2))],
+    case("logsumexp", (np.array([[-np.inf, -np.inf], [np.inf, 1.0]]),), torch=torch.logsumexp, dim=1, gradient=False),
+    case("nansum", (np.array([[1.0, np.nan], [2.0, 3.0]]),), torch=torch.nansum, dim=1, second=False, gradient=False),
+    case("nansum", (CUBE,), torch=torch.nansum, length=30),
+    *[case("aminmax", (CUBE,), torch=torch.aminmax, dim=1, output=k, spaced=True) for k in (0, 1)],
 ]  # fmt: skip
