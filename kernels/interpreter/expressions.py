@@ -22,11 +22,11 @@ from tinyflow.kernels.interpreter.forms import Box, Form, Separable, Shape, Spla
 #: Tiles of at least this many elements are deferred; for smaller ones a numpy call costs more than its memory traffic.
 LEAST_SIZE = 1 << 15
 #: Elements of a block: a handful of such float32 buffers fit into a core's second-level cache.
-BLOCK_SIZE = 1 << 15
+BLOCK_SIZE = 1 << 16
 #: Deeper expressions are computed before they grow.
 MOST_STEPS = 48
-#: Elements times steps below which one thread is as fast as several.
-_WORTH_THREADS = 1 << 17
+#: Elements times steps below which one thread is as fast as several: between numpy calls they wait for one lock.
+_WORTH_THREADS = 1 << 24
 
 Index = tuple[slice, ...]
 Function = Callable[..., Any]
