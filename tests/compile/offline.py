@@ -39,11 +39,11 @@ TARGETS = {
 #: Streaming multiprocessors of the GPU that is stood for.
 MULTIPROCESSORS = 132
 
-#: Files whose kernels take tensor descriptors; only capability 9 gets to them.
+#: Modules whose kernels take tensor descriptors; only capability 9 gets to them.
 ON_TENSOR_MEMORY = {
     f"tinyflow.kernels.conv2d.{name}"
     for name in ("box_forward", "box_input_grad", "box_stem", "box_weight_grad", "statistics", "stream_weight_grad")
-}
+} | {"tinyflow.kernels.fused.stem_weight_grad"}
 
 
 def capability(target: GPUTarget) -> Capability:
