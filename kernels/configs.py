@@ -126,6 +126,7 @@ class Configs:
     interpreter: Callable[..., Config]
     _forced: Config | None = field(default=None, init=False)
     _tables: dict[str, _Table] = field(default_factory=dict, init=False)  # by the GPU's name
+    kept: dict[Any, Any] = field(default_factory=dict, init=False)  # what launchers worked out, see settled
 
     registry: ClassVar[dict[str, Configs]] = {}  # of every kernel, by its name
 
@@ -139,6 +140,17 @@ class Configs:
                 observer(self, problem_class(dtype, problem))
         config, source = self._chosen(dtype, problem)
         return dataclasses.replace(config, source=source) if LOGGING else config
+
+    @property
+    def settled(self) -> bool:
+        """True where a problem gets the configuration that it got before, so that a launcher may look it up in ``kept``."""
+        return self._forced is None and _state.gpu is None and not _state.observers and not LOGGING
+
+    def keep(self, key: Any, plan: Any) -> None:
+        """Keeps what a launcher worked out while :attr:`settled`; shapes that never come again do not fill memory."""
+        if len(self.kept) >= 4096:
+            self.kept.clear()
+        self.kept[key] = plan
 
     def _chosen(self, dtype: memory.dtype | None, problem: Mapping[str, Any]) -> tuple[Config, str]:
         if self._forced is not None:
@@ -160,6 +172,7 @@ class Configs:
     def forget_tables(self) -> None:
         """Reads tables anew at the next launch."""
         self._tables.clear()
+        self.kept.clear()
 
     @contextlib.contextmanager
     def forced(self, config: Config) -> Iterator[None]:

@@ -18,15 +18,15 @@ from __future__ import annotations
 
 import functools
 import inspect
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import triton
 import triton.language as tl
 
 from tinyflow.kernels import dtypes, memory, strides
+from tinyflow.kernels.addressing import float_bits
 from tinyflow.kernels.dtypes import Scalar
 from tinyflow.kernels.launch import (
     MAX_BLOCK,
@@ -36,9 +36,10 @@ from tinyflow.kernels.launch import (
     block,
     cdiv,
     check_same_device,
-    launch,
+    launch_prepared,
     nbytes,
     offset_dtype,
+    situation,
 )
 from tinyflow.kernels.memory import Buffer
 
@@ -77,6 +78,33 @@ def _tile_offset(strides, outer, i0, i1, i2, sizes, OUTER: tl.constexpr, INDEX: 
 
 
 @triton.jit
+def _tile(
+    program,
+    sizes,
+    OUTER: tl.constexpr,
+    INDEX: tl.constexpr,
+    BLOCK_0: tl.constexpr,
+    BLOCK_1: tl.constexpr,
+    BLOCK_2: tl.constexpr,
+):
+    """A program's indices along the last three dimensions, its number among the others, and which lanes are inside."""
+    tiles_1 = tl.cdiv(sizes[OUTER + 1], BLOCK_1)
+    tiles_2 = tl.cdiv(sizes[OUTER + 2], BLOCK_2)
+    i2 = (program % tiles_2) * BLOCK_2 + tl.arange(0, BLOCK_2).to(INDEX)
+    program = program // tiles_2
+    i1 = (program % tiles_1) * BLOCK_1 + tl.arange(0, BLOCK_1).to(INDEX)
+    program = program // tiles_1
+    tiles_0 = tl.cdiv(sizes[OUTER], BLOCK_0)
+    i0 = (program % tiles_0) * BLOCK_0 + tl.arange(0, BLOCK_0).to(INDEX)
+    mask = (
+        (i0 < sizes[OUTER])[:, None, None]
+        & (i1 < sizes[OUTER + 1])[None, :, None]
+        & (i2 < sizes[OUTER + 2])[None, None, :]
+    )
+    return i0[:, None, None], i1[None, :, None], i2[None, None, :], program // tiles_0, mask
+
+
+@triton.jit
 def _pointwise_kernel(
     out_ptr,
     a,
@@ -103,24 +131,7 @@ def _pointwise_kernel(
 ):
     # sizes: the OUTER leading dimensions, then the three that a tile covers
     program = tl.program_id(0).to(INDEX)
-    tiles_1 = tl.cdiv(sizes[OUTER + 1], BLOCK_1)
-    tiles_2 = tl.cdiv(sizes[OUTER + 2], BLOCK_2)
-    i2 = (program % tiles_2) * BLOCK_2 + tl.arange(0, BLOCK_2).to(INDEX)
-    program = program // tiles_2
-    i1 = (program % tiles_1) * BLOCK_1 + tl.arange(0, BLOCK_1).to(INDEX)
-    program = program // tiles_1
-    tiles_0 = tl.cdiv(sizes[OUTER], BLOCK_0)
-    i0 = (program % tiles_0) * BLOCK_0 + tl.arange(0, BLOCK_0).to(INDEX)
-    outer = program // tiles_0
-
-    mask = (
-        (i0 < sizes[OUTER])[:, None, None]
-        & (i1 < sizes[OUTER + 1])[None, :, None]
-        & (i2 < sizes[OUTER + 2])[None, None, :]
-    )
-    i0 = i0[:, None, None]
-    i1 = i1[None, :, None]
-    i2 = i2[None, None, :]
+    i0, i1, i2, outer, mask = _tile(program, sizes, OUTER, INDEX, BLOCK_0, BLOCK_1, BLOCK_2)
     if KIND_A == 1:
         a_at = _tile_offset(a_strides, outer, i0, i1, i2, sizes, OUTER, INDEX)
     else:
@@ -177,10 +188,17 @@ def _interpreter(sizes: Sequence[int], views: Sequence[Sequence[int]]) -> Config
 pointwise_configs = Configs("_pointwise_kernel", (_FLAT, _ROWS, _TRANSPOSE), _choose, _interpreter)
 
 
-def _scalar_argument(value: Scalar, compute: Any) -> tuple[int, int]:
-    if isinstance(value, float) or compute.is_floating():
-        return struct.unpack("q", struct.pack("d", float(value)))[0], FLOAT_BITS
-    return int(value), INTEGER
+def _kind(value: Scalar, compute: Any) -> int:
+    return FLOAT_BITS if isinstance(value, float) or compute.is_floating() else INTEGER
+
+
+def check_apart(out: Buffer) -> None:
+    """Raises RuntimeError if a buffer that is to be written repeats elements by a stride of 0."""
+    if out.numel() and any(st == 0 and n > 1 for n, st in zip(out.shape, out.stride())):
+        raise RuntimeError(
+            f"unsupported operation: more than one element of the written-to tensor of shape {tuple(out.shape)} and strides "
+            f"{out.stride()} refers to a single memory location. Please clone() the tensor before performing the operation."
+        )
 
 
 def apply(
@@ -196,26 +214,48 @@ def apply(
         flops: floating-point operations of ``fn`` for one element.
         fresh: ``out`` is new memory, which no operand can share.
     """
-    shape = out.shape
-    if 0 in out.stride() and out.numel() and any(st == 0 and n > 1 for n, st in zip(shape, out.stride())):
-        raise RuntimeError(
-            f"unsupported operation: more than one element of the written-to tensor of shape {tuple(shape)} and strides "
-            f"{out.stride()} refers to a single memory location. Please clone() the tensor before performing the operation."
-        )
-    arguments: list[Any] = []
-    kinds: list[int] = []
-    buffers: list[Buffer] = []
-    for x in operands:
-        if isinstance(x, Buffer):
-            read = x if fresh else _apart(x, out)
-            buffers.append(read)
-            arguments.append(read)
-            kinds.append(BUFFER)
-        else:
-            number, kind = _scalar_argument(x, compute)
-            arguments.append(number)
-            kinds.append(kind)
-    sizes, walked = _walk(shape, out.stride(), *[(x.shape, x.stride()) for x in buffers])
+    if 0 in out.stride():
+        check_apart(out)
+    if not fresh:
+        operands = [_apart(x, out) if isinstance(x, Buffer) else x for x in operands]
+    if not pointwise_configs.settled:
+        return _run(_planned(fn, out, operands, compute, flops), out, operands)
+    key = id(fn), id(compute), flops, *situation(), _distinct(operands), *map(_description, (out, *operands))
+    plan = pointwise_configs.kept.get(key)
+    if plan is None:
+        plan = _planned(fn, out, operands, compute, flops)  # which keeps fn, so that nothing else gets its identity
+        pointwise_configs.keep(key, plan)
+    return _run(plan, out, operands)
+
+
+def _distinct(operands: Sequence[Operand]) -> int:
+    """How many of the operands are different ones, which decides what is read."""
+    if len(operands) <= 2:
+        return 1 if operands[0] is operands[-1] else 2
+    return len({id(x) for x in operands if isinstance(x, Buffer)})
+
+
+def _description(x: Operand) -> Any:
+    """All of an operand that decides how a kernel is launched."""
+    return (x.shape, x.stride(), x.dtype, x.device) if isinstance(x, Buffer) else type(x)
+
+
+class _Plan(NamedTuple):
+    """All of a launch that follows from shapes, strides, dtypes and the kinds of numbers."""
+
+    kinds: tuple[int, ...]
+    grid: tuple[int]
+    tail: tuple[Any, ...]  # the kernel's arguments after the operands
+    config: Config
+    cost: Cost
+    constexprs: dict[str, Any]
+    result: tuple[Any, ...]  # shape, dtype, device and strides
+
+
+def _planned(fn: Any, out: Buffer, operands: Sequence[Operand], compute: Any, flops: int) -> _Plan:
+    buffers = [x for x in operands if isinstance(x, Buffer)]
+    kinds = tuple([BUFFER if isinstance(x, Buffer) else _kind(x, compute) for x in operands])
+    sizes, walked = _walk(out.shape, out.stride(), *[(x.shape, x.stride()) for x in buffers])
     config = pointwise_configs(out.dtype, sizes=sizes, views=walked)
     outer = len(sizes) - 3
     blocks = config.blocks
@@ -223,30 +263,28 @@ def apply(
     grid *= cdiv(sizes[-2], blocks["BLOCK_1"]) * cdiv(sizes[-1], blocks["BLOCK_2"])
     views = iter(walked[1:])
     steps = [next(views) if kind == BUFFER else None for kind in kinds]
-    absent = [None] * (4 - len(kinds))
-    kind_a, kind_b, kind_c, kind_d = kinds + [ABSENT] * len(absent)
-    launch(
-        _pointwise_kernel,
+    absent = (None,) * (4 - len(kinds))
+    constexprs = dict(zip(("KIND_A", "KIND_B", "KIND_C", "KIND_D"), kinds + (ABSENT,) * len(absent)))
+    constexprs.update(FN=fn, COMPUTE=compute, INDEX=offset_dtype(out, *buffers), OUTER=outer)
+    return _Plan(
+        kinds,
         (grid,),
-        out,
-        *arguments,
-        *absent,
-        sizes,
-        walked[0],
-        *steps,
-        *absent,
-        config=config,
-        cost=Cost(flops * out.numel(), nbytes(out, *{id(x): x for x in buffers}.values())),
-        device=out.device,
-        FN=fn,
-        KIND_A=kind_a,
-        KIND_B=kind_b,
-        KIND_C=kind_c,
-        KIND_D=kind_d,
-        COMPUTE=compute,
-        INDEX=offset_dtype(out, *buffers),
-        OUTER=outer,
+        (*absent, sizes, walked[0], *steps, *absent),
+        config,
+        Cost(flops * out.numel(), nbytes(out, *{id(x): x for x in buffers}.values())),
+        constexprs,
+        (out.shape, out.dtype, out.device, out.stride()),
     )
+
+
+def _run(plan: _Plan, out: Buffer, operands: Sequence[Operand]) -> Buffer:
+    kinds, grid, tail, config, cost, constexprs, result = plan
+    arguments: list[Any] = [out]
+    for x, kind in zip(operands, kinds):
+        if kind != BUFFER:
+            x = float_bits(x) if kind == FLOAT_BITS else int(x)  # type: ignore[arg-type]
+        arguments.append(x)
+    launch_prepared(_pointwise_kernel, grid, (*arguments, *tail), config, cost, result[2], constexprs)
     return out
 
 
@@ -301,6 +339,20 @@ class Pointwise:
         return inspect.Signature([*named, inspect.Parameter("out", inspect.Parameter.KEYWORD_ONLY, default=None)])
 
     def __call__(self, *operands: Operand, out: Buffer | None = None) -> Buffer:
+        if out is not None or not pointwise_configs.settled:
+            return self._call(operands, out)
+        key = (
+            self,
+            *situation(),
+            _distinct(operands),
+            *[(x.shape, x.stride(), x.dtype, x.device) if isinstance(x, Buffer) else type(x) for x in operands],
+        )
+        plan = pointwise_configs.kept.get(key)
+        if plan is not None:
+            return _run(plan, memory.empty(*plan.result), operands)
+        return self._call(operands, None, key)
+
+    def _call(self, operands: Sequence[Operand], out: Buffer | None, key: Any = None) -> Buffer:
         buffers = [x for x in operands if isinstance(x, Buffer)]
         if not buffers:
             raise TypeError(f"{self.name}: expected at least one buffer, got {operands}")
@@ -327,7 +379,12 @@ class Pointwise:
             raise RuntimeError(
                 f"{self.name}: result type {promoted} can't be cast to the desired output type {out.dtype}"
             )
-        return apply(self.fn, out, operands, dtypes.compute_dtype(promoted), self.flops, fresh)
+        compute = dtypes.compute_dtype(promoted)
+        if key is None:
+            return apply(self.fn, out, operands, compute, self.flops, fresh)
+        plan = _planned(self.fn, out, operands, compute, self.flops)
+        pointwise_configs.keep(key, plan)
+        return _run(plan, out, operands)
 
 
 @triton.jit
@@ -372,11 +429,15 @@ def channels_last(x: Buffer) -> Buffer:
 
 
 def fill(out: Buffer, value: Scalar) -> Buffer:
-    """``out[i] = value``."""
-    compute = dtypes.compute_dtype(out.dtype)
-    if isinstance(value, float) and not compute.is_floating():
-        value = value != 0 if out.dtype == memory.bool_ else int(value)
-    return apply(_identity, out, [value], tl.int64 if out.dtype == memory.bool_ else compute, flops=0)
+    """``out[i] = value``.
+
+    Raises:
+        RuntimeError: if the dtype of ``out`` has no such number.
+    """
+    value = dtypes.stored(value, out.dtype)
+    if out.dtype == memory.bool_:
+        return apply(_identity, out, [int(value)], tl.int64, flops=0)
+    return apply(_identity, out, [value], dtypes.compute_dtype(out.dtype), flops=0)
 
 
 def full(shape: Sequence[int], value: Scalar, dtype: memory.dtype, device: memory.device) -> Buffer:

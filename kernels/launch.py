@@ -10,9 +10,9 @@ import contextlib
 import math
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import triton.language as tl
 
@@ -49,13 +49,27 @@ class Record:
     cost: Cost
 
 
+class Launch(NamedTuple):
+    """A launch that is about to be made, as its observers see it."""
+
+    kernel: Any
+    args: tuple[Any, ...]
+    constexprs: dict[str, Any]
+    cost: Cost
+    device: memory.device
+
+
+#: Told of each launch before it is made; what it returns, if anything, is called once the launch was made.
+Observer = Callable[[Launch], Callable[[], None] | None]
+
+
 #: How a launch was made: not at all on ``meta``, compiled there, interpreted, or (``compiled``'s words) on a GPU.
 META, COMPILED_ONLY, INTERPRETER = "meta", "compiled only", "interpreter"
 
 
 class _State(threading.local):
     def __init__(self) -> None:
-        self.recorders: list[list[Record]] = []
+        self.observers: list[Observer] = []
         self.compiled: list[tuple[str, Any]] | None = None
         self.wide = False
 
@@ -71,11 +85,18 @@ def count() -> Iterator[list[Record]]:
     >>> sum(r.cost.flops for r in records)
     """
     records: list[Record] = []
-    _state.recorders.append(records)
-    try:
+    with observed(lambda made: records.append(Record(made.kernel.__name__, made.cost))):
         yield records
+
+
+@contextlib.contextmanager
+def observed(observer: Observer) -> Iterator[None]:
+    """Tells ``observer`` of every launch that this thread makes in a block."""
+    _state.observers.append(observer)
+    try:
+        yield
     finally:
-        _state.recorders = [r for r in _state.recorders if r is not records]
+        _state.observers = [o for o in _state.observers if o is not observer]
 
 
 @contextlib.contextmanager
@@ -108,6 +129,11 @@ def offset_dtype(*buffers: Buffer | None) -> Any:
     return tl.int32
 
 
+def situation() -> tuple[bool, memory.dtype]:
+    """What a launch depends on besides its operands."""
+    return _state.wide, memory.get_default_dtype()
+
+
 def launch(
     kernel: Any, grid: Sequence[int], *args: Any, config: Config, cost: Cost, device: memory.device, **constexprs: Any
 ) -> None:
@@ -116,31 +142,47 @@ def launch(
     Raises:
         RuntimeError: if kernels cannot run on that device in this process.
     """
+    launch_prepared(kernel, tuple(grid), args, config, cost, device, constexprs)
+
+
+def launch_prepared(
+    kernel: Any,
+    grid: tuple[int, ...],
+    args: tuple[Any, ...],
+    config: Config,
+    cost: Cost,
+    device: memory.device,
+    constexprs: dict[str, Any],
+) -> None:
+    """:func:`launch`, for launchers that keep the parts of a launch; none of them is changed."""
     if 0 in grid:
         return
-    if _state.recorders:
-        record = Record(kernel.__name__, cost)
-        for records in _state.recorders:
-            records.append(record)
+    done: Sequence[Callable[[], None] | None] = ()
+    if _state.observers:
+        launched = Launch(kernel, args, constexprs, cost, device)
+        done = [observer(launched) for observer in _state.observers]
     path = META
-    if device.type == "meta":
+    if device == memory.META:
         if _state.compiled is not None:
             path = COMPILED_ONLY
-            ready = kernel.warmup(*args, grid=tuple(grid), **config.blocks, **constexprs, **config.options)
+            ready = kernel.warmup(*args, grid=grid, **config.blocks, **constexprs, **config.options)
             _state.compiled.append((kernel.__name__, ready))
     elif INTERPRETING:
         path = INTERPRETER
-        kernel[tuple(grid)](*args, **config.blocks, **constexprs)
+        kernel[grid](*args, **config.blocks, **constexprs)
     elif device.type != "cuda":
         raise RuntimeError(
             f"{kernel.__name__}: kernels are compiled for the GPU in this process, but the operands are on '{device}'. "
             "Move them with .to('cuda'), or start the program with TRITON_INTERPRET=1 to compute on the CPU."
         )
     elif memory.is_current(device):
-        path = compiled.launch(kernel, tuple(grid), args, config, constexprs, device.index)
+        path = compiled.launch(kernel, grid, args, config, constexprs, device.index)
     else:
         with memory.device_guard(device):
-            path = compiled.launch(kernel, tuple(grid), args, config, constexprs, device.index)
+            path = compiled.launch(kernel, grid, args, config, constexprs, device.index)
+    for finish in done:
+        if finish is not None:
+            finish()
     if LOGGING:
         print(described(kernel.__name__, args, config, path), file=sys.stderr)
 

@@ -121,10 +121,13 @@ def tensor_repr(tensor: Tensor) -> str:
         remarks.insert(0, f"device='{tensor.device}'")
     if not usual:
         remarks.append(f"dtype={tensor.dtype}")
-    if tensor.grad_fn is not None:
-        remarks.append(f"grad_fn=<{tensor.grad_fn.name()}>")
-    elif tensor.requires_grad:
-        remarks.append("requires_grad=True")
+    try:
+        if tensor.grad_fn is not None:
+            remarks.append(f"grad_fn=<{tensor.grad_fn.name()}>")
+        elif tensor.requires_grad:
+            remarks.append("requires_grad=True")
+    except RuntimeError:  # a view whose base was changed behind it
+        remarks.append("grad_fn=<Invalid>")
     text = _with_remarks(body, remarks)
     kind = type(tensor).__name__
     return text if kind == "Tensor" else f"{kind} containing:\n{text}"

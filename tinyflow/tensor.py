@@ -5,6 +5,7 @@ Arithmetic is not here: ``tinyflow.ops`` binds every operation as a method when 
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -13,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinyflow import printing
-from tinyflow.autograd.grad_mode import enable_grad, is_grad_enabled
-from tinyflow.autograd.graph import AccumulateGrad, Edge, Node, RemovableHandle
+from tinyflow.autograd.grad_mode import enable_grad, is_grad_enabled, mode
+from tinyflow.autograd.graph import AccumulateGrad, Edge, Node, RemovableHandle, edge_to, made_where, output_info
 from tinyflow.kernels import elementwise, memory, strides
 from tinyflow.kernels.memory import Buffer
 
@@ -26,13 +27,34 @@ else:
 Size = memory.Size
 
 
-class _Version:
-    """Counts the in-place changes of one piece of memory; all tensors on it share one counter."""
+_LEAVES_ONLY = "you can only change requires_grad flags of leaf variables; use detach() to cut the graph"
 
-    __slots__ = ("value",)
+#: Counts the in-place changes of one piece of memory, in its only element; all tensors on it share one counter.
+Counter = list[int]
+
+
+class _Seen:
+    """How a view sees the tensor whose memory it is part of."""
+
+    __slots__ = ("base", "specs", "version", "frozen")
+
+    def __init__(self, base: Tensor, specs: tuple[Any, ...], version: int, frozen: bool) -> None:
+        self.base = base
+        self.specs = specs
+        self.version = version  # of the memory, at which the view's history was up to date
+        self.frozen = frozen  # made where nothing was recorded, so that its history does not follow
+
+
+class _Rare:
+    """What few tensors have."""
+
+    __slots__ = ("accumulator", "hooks", "post_accumulate_hooks", "retains_grad")
 
     def __init__(self) -> None:
-        self.value = 0
+        self.accumulator: weakref.ref[AccumulateGrad] | None = None
+        self.hooks: OrderedDict[int, Any] | None = None
+        self.post_accumulate_hooks: OrderedDict[int, Any] | None = None
+        self.retains_grad = False
 
 
 class Tensor(TensorMethods):
@@ -49,15 +71,9 @@ class Tensor(TensorMethods):
         "_grad_fn",
         "_output_index",
         "_counter",
-        "_accumulator",
-        "_base",
-        "_specs",
-        "_view_version",
-        "_hooks",
-        "_post_accumulate_hooks",
-        "_retains_grad",
+        "_seen",
+        "_rare",
         "_fresh",
-        "_frozen_view",
         "__weakref__",
     )
 
@@ -66,26 +82,21 @@ class Tensor(TensorMethods):
     #: Left operand of numpy arrays too: ``array * tensor`` comes here.
     __array_priority__ = 1000
 
-    def __init__(self, data: Buffer, requires_grad: bool = False, _counter: _Version | None = None) -> None:
+    def __init__(self, data: Buffer, requires_grad: bool = False, _counter: Counter | None = None) -> None:
         if not isinstance(data, Buffer):
             raise TypeError(
                 f"Tensor: expected device memory, got {type(data).__name__}; use tinyflow.tensor(...) for data"
             )
         self._data = data
-        self._requires_grad = requires_grad
+        self._requires_grad = requires_grad  # true for what has a history, too
         self._grad: Tensor | None = None
         self._grad_fn: Node | None = None
         self._output_index = 0
-        self._counter = _Version() if _counter is None else _counter
-        self._accumulator: weakref.ref[AccumulateGrad] | None = None
-        self._base: Tensor | None = None
-        self._specs: tuple[Any, ...] = ()
-        self._view_version = 0
-        self._hooks: OrderedDict[int, Any] | None = None
-        self._post_accumulate_hooks: OrderedDict[int, Any] | None = None
-        self._retains_grad = False
+        # None for an inference tensor, whose changes are not counted
+        self._counter: Counter | None = (None if mode.inference else [0]) if _counter is None else _counter
+        self._seen: _Seen | None = None
+        self._rare: _Rare | None = None
         self._fresh = False
-        self._frozen_view = False
 
     @staticmethod
     def _full(shape: Sequence[int], value: float, dtype: memory.dtype, device: memory.device) -> Tensor:
@@ -186,7 +197,19 @@ class Tensor(TensorMethods):
 
     @property
     def grad(self) -> Tensor | None:
-        """The accumulated gradient, of this tensor's shape, dtype and device; None before the first one, or to clear it."""
+        """The accumulated gradient, of this tensor's shape, dtype and device; None before the first one, or to clear it.
+
+        Warns:
+            UserWarning: for a tensor that keeps none, since it is not a leaf and :meth:`retain_grad` was not called.
+        """
+        if self._grad is None and self._grad_fn is not None and not self.retains_grad:
+            warnings.warn(
+                "The .grad attribute of a Tensor that is not a leaf Tensor is being accessed. Its .grad attribute won't be "
+                "populated during autograd.backward(). If you indeed want the .grad field to be populated for a non-leaf "
+                "Tensor, use .retain_grad() on the non-leaf Tensor. If you access the non-leaf Tensor by mistake, make sure "
+                "you access the leaf Tensor instead.",
+                stacklevel=2,
+            )
         return self._grad
 
     @grad.setter
@@ -204,20 +227,27 @@ class Tensor(TensorMethods):
                     raise RuntimeError(f"assigned grad has {what} {got}, but the tensor has {what} {expected}")
         self._grad = value
 
+    @grad.deleter
+    def grad(self) -> None:
+        self._grad = None
+
     @property
     def grad_fn(self) -> Node | None:
         """The node that made this tensor; None for a leaf."""
-        if self._base is not None and self._view_version != self._counter.value:
+        seen = self._seen
+        if seen is not None and self._counter is not None and seen.version != self._counter[0]:
             self._renew_view_history()
         return self._grad_fn
 
     @property
     def requires_grad(self) -> bool:
         """True if operations on this tensor are recorded."""
-        return self._requires_grad or self.grad_fn is not None
+        return self._requires_grad or (self._seen is not None and self.grad_fn is not None)
 
     @requires_grad.setter
     def requires_grad(self, value: bool) -> None:
+        if self.grad_fn is not None:
+            raise RuntimeError(_LEAVES_ONLY)
         self.requires_grad_(value)
 
     @property
@@ -232,11 +262,38 @@ class Tensor(TensorMethods):
 
     @property
     def retains_grad(self) -> bool:
-        return self._retains_grad
+        return self._rare is not None and self._rare.retains_grad
 
     @property
     def _version(self) -> int:
-        return self._counter.value
+        if self._counter is None:
+            raise RuntimeError("Inference tensors do not track version counter.")
+        return self._counter[0]
+
+    @property
+    def _base(self) -> Tensor | None:
+        """The tensor that this is a view of, itself no view."""
+        return None if self._seen is None else self._seen.base
+
+    @property
+    def _specs(self) -> tuple[Any, ...]:
+        """How the view is read from its base, step by step."""
+        return () if self._seen is None else self._seen.specs
+
+    @property
+    def _frozen_view(self) -> bool:
+        """True for a view whose history does not follow that of its base."""
+        return self._seen is not None and self._seen.frozen
+
+    def is_inference(self) -> bool:
+        """True for a tensor that was made in inference mode, and is no view of another one."""
+        return self._counter is None
+
+    def _extras(self) -> _Rare:
+        """What few tensors have, which may then be added to."""
+        if self._rare is None:
+            self._rare = _Rare()
+        return self._rare
 
     def requires_grad_(self, requires_grad: bool = True) -> Tensor:
         """Starts or stops recording operations on this leaf, in place.
@@ -249,62 +306,88 @@ class Tensor(TensorMethods):
                 f"only Tensors of floating point dtype can require gradients, got {self.dtype}; "
                 "make it with a floating-point dtype, as in tinyflow.tensor(data, dtype=tinyflow.float32)"
             )
-        if self.grad_fn is not None and not requires_grad:
+        if requires_grad and self._counter is None and not mode.inference:
             raise RuntimeError(
-                "you can only change requires_grad flags of leaf variables; use detach() to cut the graph"
+                "Setting requires_grad=True on inference tensor outside InferenceMode is not allowed. "
+                "Make a clone() of it, which is a normal tensor."
             )
+        if self.grad_fn is not None and not requires_grad:
+            raise RuntimeError(_LEAVES_ONLY)
         if self.grad_fn is None:
             self._requires_grad = bool(requires_grad)
         return self
 
     def detach(self) -> Tensor:
         """The same memory with no history."""
-        return Tensor(self._data, _counter=self._counter)
+        self._fresh = False
+        return self._alias(self._data)
+
+    def _alias(self, data: Buffer) -> Tensor:
+        """A tensor without history on memory that counts its changes with this one's."""
+        tensor = Tensor(data, _counter=self._counter)
+        if self._counter is None:
+            tensor._counter = None
+        return tensor
 
     def detach_(self) -> Tensor:
         """Cuts this tensor from its history, in place."""
-        if self._base is not None:
+        if self._seen is not None:
             raise RuntimeError("Can't detach views in-place. Use detach() instead.")
-        self._grad_fn, self._output_index, self._requires_grad, self._retains_grad = None, 0, False, False
+        self._grad_fn, self._output_index, self._requires_grad = None, 0, False
+        if self._rare is not None:
+            self._rare.retains_grad = False
         return self
 
     @property
     def data(self) -> Tensor:
         """The same memory with no history and a version counter of its own."""
-        return Tensor(self._data)
+        return Tensor(self._hand_out())
 
     @data.setter
     def data(self, value: Tensor) -> None:
         if not isinstance(value, Tensor):
             raise TypeError(f"data: expected a Tensor, got {type(value).__name__}")
         self._data = value._data
+        accumulator = None if self._rare is None or self._rare.accumulator is None else self._rare.accumulator()
+        if accumulator is not None:  # of a graph that is there already: gradients are like the new data from now on
+            accumulator.outputs = (output_info(self),)
 
     def _edge(self) -> Edge | None:
         """Where the gradient of this tensor goes: to its node, to its accumulator if it is a leaf, or nowhere."""
-        node = self.grad_fn
+        node = self._grad_fn if self._seen is None else self.grad_fn
         if node is not None:
-            return Edge(node, self._output_index)
+            return edge_to((node, self._output_index))
         if not self._requires_grad:
             return None
-        accumulator = None if self._accumulator is None else self._accumulator()
+        rare = self._extras()
+        accumulator = None if rare.accumulator is None else rare.accumulator()
         if accumulator is None:
             accumulator = AccumulateGrad(self)
-            if self._hooks is not None:
-                accumulator.tensor_hooks = {0: self._hooks}
-            self._accumulator = weakref.ref(accumulator)
+            if rare.hooks is not None:
+                accumulator.attach().tensor_hooks[0] = rare.hooks
+            rare.accumulator = weakref.ref(accumulator)
         return Edge(accumulator, 0)
 
     def _set_history(self, node: Node, index: int) -> None:
-        if self._retains_grad:
+        if self._rare is not None and self._rare.retains_grad:
             self._retain_at(node, index)
-        self._grad_fn, self._output_index = node, index
-        self._view_version = self._counter.value
+        self._grad_fn, self._output_index, self._requires_grad = node, index, True
+        if self._seen is not None and self._counter is not None:
+            self._seen.version = self._counter[0]
+
+    def _continue_at(self, edge: Edge) -> None:
+        """From now on the gradient of this tensor goes where ``edge`` says."""
+        if isinstance(edge.node, AccumulateGrad):
+            self._requires_grad = True
+            self._extras().accumulator = weakref.ref(edge.node)
+        else:
+            self._set_history(*edge)
 
     def _retain_at(self, node: Node, index: int) -> None:
         """From now on ``node`` keeps this tensor's gradient, and not the node before."""
         before = self._grad_fn
-        if before is not None and before.retained is not None:
-            before.retained.pop(self._output_index, None)
+        if before is not None and before.attached is not None:
+            before.attached.retained.pop(self._output_index, None)
         node.retain(index, self)
 
     def _with_history(self, node: Node, index: int) -> Tensor:
@@ -314,27 +397,67 @@ class Tensor(TensorMethods):
         return tensor
 
     def _bump_version(self) -> None:
-        self._counter.value += 1
+        if self._counter is not None:
+            self._counter[0] += 1
 
     def _as_view(self, data: Buffer, spec: Any) -> Tensor:
         """A view of this tensor's memory, made by ``spec``; its history is set by the caller."""
-        view = Tensor(data, _counter=self._counter)
-        view._base = self if self._base is None else self._base
-        view._specs = (*self._specs, spec)
-        view._view_version = self._counter.value
-        view._frozen_view = self._frozen_view or not is_grad_enabled()
+        view, seen = self._alias(data), self._seen
+        version = 0 if self._counter is None else self._counter[0]
+        if seen is None:
+            view._seen = _Seen(self, (spec,), version, not is_grad_enabled())
+        else:
+            view._seen = _Seen(seen.base, (*seen.specs, spec), version, seen.frozen or not is_grad_enabled())
         self._fresh = False
         return view
 
+    def _stand_apart_from(self, other: Tensor) -> None:
+        """A view where ``other`` is one, of the same memory, whose history does not follow that of the base."""
+        if other._seen is not None:
+            self._seen = _Seen(other._seen.base, other._seen.specs, other._seen.version, True)
+
+    def _root(self) -> Tensor | None:
+        """What this view is a view of: its base, or what that was before it became a view itself."""
+        base = self._base
+        while base is not None and base._base is not None:
+            base = base._base
+        return base
+
+    def _become(self, view: Callable[[Tensor], Tensor]) -> None:
+        """Turns this tensor into a view of itself as it was, of which its other views are views from now on."""
+        before = self._alias(self._data)
+        node = self.grad_fn
+        before._seen = self._seen
+        before._bump_version()  # what was saved of this tensor had another shape
+        if node is not None:
+            before._set_history(node, self._output_index)
+        with enable_grad():
+            shown = view(before)
+        self._data, self._seen, self._fresh = shown._data, shown._seen, False
+        if self._rare is not None:
+            self._rare.accumulator = None
+        if shown._grad_fn is not None:
+            self._set_history(shown._grad_fn, shown._output_index)
+
     def _renew_view_history(self) -> None:
         """After an in-place change of the memory, the history of a view follows from that of its base."""
-        self._view_version = self._counter.value
-        base = self._base
-        if base is None or self._frozen_view or not base.requires_grad:
+        seen, base = self._seen, self._root()
+        if seen is None or self._counter is None:
+            return
+        if seen.frozen and mode.records and base is not None and base.requires_grad:
+            raise RuntimeError(
+                f"a view was created {made_where(self._grad_fn)}, and its base or another view of its base has been "
+                "modified inplace since, so that its history cannot be known. Make the view where gradients are recorded, "
+                "make it again after the change, or keep a clone() of it."
+            )
+        if seen.frozen:
+            return
+        seen.version = self._counter[0]
+        if base is None or not base.requires_grad:
             return
         view = base
         with enable_grad():
-            for spec in self._specs:
+            for spec in seen.specs:
                 view = spec.record(view)
         if view._grad_fn is not None:
             self._set_history(view._grad_fn, view._output_index)
@@ -364,9 +487,9 @@ class Tensor(TensorMethods):
         """Keeps the gradient of this non-leaf tensor in ``grad`` during backward."""
         if not self.requires_grad:
             raise RuntimeError("can't retain_grad on Tensor that has requires_grad=False")
-        if self.is_leaf or self._retains_grad:
+        if self.is_leaf or self.retains_grad:
             return
-        self._retains_grad = True
+        self._extras().retains_grad = True
         node = self.grad_fn
         if node is not None:
             node.retain(self._output_index, self)
@@ -378,12 +501,13 @@ class Tensor(TensorMethods):
         node = self.grad_fn
         if node is not None:
             return RemovableHandle(node.hooks_of_output(self._output_index), hook)
-        if self._hooks is None:
-            self._hooks = OrderedDict()
-            accumulator = None if self._accumulator is None else self._accumulator()
+        rare = self._extras()
+        if rare.hooks is None:
+            rare.hooks = OrderedDict()
+            accumulator = None if rare.accumulator is None else rare.accumulator()
             if accumulator is not None:
-                accumulator.tensor_hooks = {0: self._hooks}
-        return RemovableHandle(self._hooks, hook)
+                accumulator.attach().tensor_hooks[0] = rare.hooks
+        return RemovableHandle(rare.hooks, hook)
 
     def register_post_accumulate_grad_hook(self, hook: Callable[[Tensor], None]) -> RemovableHandle:
         """Calls ``hook(param)`` after a gradient was added to this leaf's ``grad``."""
@@ -391,15 +515,23 @@ class Tensor(TensorMethods):
             raise RuntimeError("post accumulate grad hooks cannot be registered on non-leaf tensors")
         if not self.requires_grad:
             raise RuntimeError("cannot register a hook on a tensor that doesn't require gradient")
-        if self._post_accumulate_hooks is None:
-            self._post_accumulate_hooks = OrderedDict()
-        return RemovableHandle(self._post_accumulate_hooks, hook)
+        rare = self._extras()
+        if rare.post_accumulate_hooks is None:
+            rare.post_accumulate_hooks = OrderedDict()
+        return RemovableHandle(rare.post_accumulate_hooks, hook)
 
     # ---- in and out ----------------------------------------------------------------------------------------------
 
     def to_torch(self) -> Buffer:
         """The same memory as a ``torch.Tensor``, without history."""
         return memory.detach(self._data)
+
+    def _hand_out(self) -> Buffer:
+        """The memory, for someone whose changes no version counts."""
+        base = self._base
+        if base is not None:
+            memory.hand_out(base._data)
+        return memory.hand_out(self._data)
 
     def numpy(self, *, force: bool = False) -> np.ndarray:
         """The same memory as a numpy array (``force=True``: detached, and copied from a GPU).
@@ -419,7 +551,7 @@ class Tensor(TensorMethods):
             return memory.to_numpy(self.detach().cpu()._data)
         if self.dtype == memory.bfloat16:
             raise TypeError("numpy has no bfloat16. Use tensor.float().numpy() instead.")
-        return memory.to_numpy(self._data)
+        return memory.to_numpy(self._hand_out())
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         array = self.numpy()
@@ -430,7 +562,7 @@ class Tensor(TensorMethods):
     def __dlpack__(self, **kwargs: Any) -> Any:
         if self.requires_grad:
             raise BufferError("Can't export tensors that require gradient, use tensor.detach()")
-        return self._data.__dlpack__(**kwargs)
+        return self._hand_out().__dlpack__(**kwargs)
 
     def __dlpack_device__(self) -> Any:
         return self._data.__dlpack_device__()
@@ -441,7 +573,7 @@ class Tensor(TensorMethods):
             raise RuntimeError(
                 "Can't get __cuda_array_interface__ on Tensor that requires grad. Use tensor.detach() first."
             )
-        return self._data.__cuda_array_interface__
+        return self._hand_out().__cuda_array_interface__
 
     def item(self) -> Any:
         """The one element as a Python number.

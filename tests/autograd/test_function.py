@@ -61,6 +61,39 @@ def test_setup_context(m: Any) -> None:
 
 
 @BOTH
+def test_keyword_arguments_and_defaults(m: Any) -> None:
+    class Scale(m.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Any, factor: Any = 2.0) -> Any:
+            ctx.factor = factor
+            return x * factor
+
+        @staticmethod
+        def backward(ctx: Any, g: Any) -> Any:
+            return (g * ctx.factor, None) if len(ctx.needs_input_grad) == 2 else g * ctx.factor
+
+    class Separate(m.autograd.Function):
+        @staticmethod
+        def forward(x: Any, factor: Any = 2.0) -> Any:
+            return x * factor
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+            _, ctx.factor = inputs
+
+        @staticmethod
+        def backward(ctx: Any, g: Any) -> Any:
+            return g * ctx.factor, None
+
+    for function in (Scale, Separate):
+        x = leaf(1.0, m=m)
+        (function.apply(x) + function.apply(x, factor=3.0) + function.apply(x, 4.0)).sum().backward()
+        assert x.grad.item() == 9.0
+    with pytest.raises(TypeError, match="unexpected keyword argument"):
+        Separate.apply(leaf(1.0, m=m), other=1)
+
+
+@BOTH
 def test_several_outputs_and_materialized_gradients(m: Any) -> None:
     seen: list[Any] = []
 
@@ -306,6 +339,24 @@ def test_misuse() -> None:
 
     with pytest.raises(RuntimeError, match="marked dirty must be among the outputs"):
         Lies.apply(leaf(1.0) * 1)
+
+
+def test_ctx_keeps_what_it_is_given() -> None:
+    class Scale(autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Any, name: str) -> Any:
+            setattr(ctx, name, 3)
+            return x * 3
+
+        @staticmethod
+        def backward(ctx: Any, g: Any) -> Any:
+            return g * ctx.function, None
+
+    x = leaf(1.0)
+    Scale.apply(x, "function").backward()
+    assert x.grad.item() == 3.0
+    with pytest.raises(AttributeError, match="ScaleBackward: ctx.outputs is the graph's own"):
+        Scale.apply(x, "outputs")
 
 
 def test_backward_inside_backward() -> None:

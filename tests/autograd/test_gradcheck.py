@@ -108,3 +108,71 @@ def test_empty_and_strided_inputs() -> None:
     assert gradcheck(lambda x: x * 2, (tinyflow.zeros(0, 3, dtype=tinyflow.float64, requires_grad=True),))
     strided = leaf(4, 3).detach()[::2].T.requires_grad_()
     assert gradcheck(lambda x: x * x, (strided,))
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_forward_mode_is_checked(fast: bool) -> None:
+    """A Function with a right backward and a jvp that is off by 1 %, and the other way round."""
+
+    def square(slope: float, forward_slope: float) -> Any:
+        class Square(Function):
+            @staticmethod
+            def forward(ctx: Any, x: Any) -> Any:
+                ctx.save_for_backward(x)
+                ctx.save_for_forward(x)
+                return x * x
+
+            @staticmethod
+            def backward(ctx: Any, g: Any) -> Any:
+                return 2 * slope * ctx.saved_tensors[0] * g
+
+            @staticmethod
+            def jvp(ctx: Any, tangent: Any) -> Any:
+                return 2 * forward_slope * ctx.saved_tensors[0] * tangent
+
+        return Square.apply
+
+    x = leaf(2, 3)
+    assert gradcheck(square(1.0, 1.0), x, check_forward_ad=True, fast_mode=fast)
+    assert gradcheck(square(1.0, 1.01), x, fast_mode=fast)
+    with pytest.raises(GradcheckError, match="forward mode"):
+        gradcheck(square(1.0, 1.01), x, check_forward_ad=True, fast_mode=fast)
+    assert gradcheck(square(1.01, 1.0), x, check_forward_ad=True, check_backward_ad=False, fast_mode=fast)
+    assert gradgradcheck(lambda x: x.exp() * x, x, check_fwd_over_rev=True, fast_mode=fast)
+    with pytest.raises(ValueError, match="at least one of check_forward_ad or check_backward_ad"):
+        gradcheck(square(1.0, 1.0), x, check_backward_ad=False)
+
+
+def test_undefined_gradients_are_checked() -> None:
+    def two(rule: Any) -> Any:
+        class Two(Function):
+            @staticmethod
+            def forward(ctx: Any, x: Any) -> Any:
+                ctx.set_materialize_grads(False)
+                return x * 2, x * 3
+
+            @staticmethod
+            def backward(ctx: Any, a: Any, b: Any) -> Any:
+                return rule(a, b)
+
+        return Two.apply
+
+    def right(a: Any, b: Any) -> Any:
+        return 3 * b if a is None else 2 * a if b is None else 2 * a + 3 * b
+
+    def wrong(a: Any, b: Any) -> Any:
+        return 2 * a + 3 * b if a is not None and b is not None else 4 * (b if a is None else a)
+
+    x = leaf(2)
+    assert gradcheck(two(right), x)
+    with pytest.raises(GradcheckError):
+        gradcheck(two(wrong), x)
+
+
+def test_dtypes_gaps_and_what_is_not_there() -> None:
+    x = leaf(2, 3)
+    assert gradcheck(lambda x: x * 2, x, check_grad_dtypes=True)
+    assert gradgradcheck(lambda x: x.T * x.T, x, gen_non_contig_grad_outputs=True)
+    for option in ("check_batched_grad", "check_batched_forward_grad", "masked"):
+        with pytest.raises(NotImplementedError, match=f"{option}=True is not implemented"):
+            gradcheck(lambda x: x, x, **{option: True})

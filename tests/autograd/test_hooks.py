@@ -69,6 +69,24 @@ def test_hook_belongs_to_the_value_it_was_put_on(m: Any) -> None:
 
 
 @BOTH
+@pytest.mark.parametrize("kept", ["data", "the gradient"])
+def test_hook_may_write_where_no_version_counts(m: Any, kept: str) -> None:
+    """A loss whose gradient is made beside it must see that it does not start from one any more."""
+
+    def double(g: Any) -> None:
+        (g.data if kept == "data" else g).mul_(2)
+
+    logits = leaf(1.0, 2.0, 3.0, m=m)
+    expected = [2 * p for p in (0.09003057, 0.24472847 - 1, 0.66524096)]
+    for _ in range(2):
+        logits.grad = None
+        loss = m.nn.functional.cross_entropy(logits, m.tensor(1))
+        loss.register_hook(double)
+        loss.backward()
+        assert logits.grad.tolist() == pytest.approx(expected, rel=1e-6)
+
+
+@BOTH
 def test_hooks_need_a_gradient(m: Any) -> None:
     with pytest.raises(RuntimeError, match="cannot register a hook on a tensor that doesn't require grad"):
         m.ones(1).register_hook(print)

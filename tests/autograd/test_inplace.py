@@ -143,6 +143,42 @@ def test_view_made_without_recording(m: Any) -> None:
         view = base[0]
     with pytest.raises(RuntimeError, match="view was created in no_grad mode"):
         view.mul_(leaf((2,), m))
+    with pytest.raises(RuntimeError, match="view was created in no_grad mode"):
+        view.mul_(2)  # which would change the base behind its history
+    with m.inference_mode():
+        view = base[0]
+    with pytest.raises(RuntimeError, match="view was created in"):
+        view.mul_(2)
+    with m.no_grad():
+        base[0].mul_(2)
+        plain = m.ones(2)[:1]
+    assert plain.mul_(2).tolist() == [2.0]
+
+
+@BOTH
+def test_base_changed_under_a_view_made_without_recording(m: Any) -> None:
+    """Whether the change is part of the view's history is not known, so that to use it is an error."""
+
+    class First(m.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Any) -> Any:
+            return x[0]
+
+        @staticmethod
+        def backward(ctx: Any, g: Any) -> Any:
+            return m.stack([g, g * 0])
+
+    base = leaf((2, 2), m) * 1
+    with m.no_grad():
+        view = base[0]
+    custom, ordinary = First.apply(base), base[0]
+    base.mul_(2)
+    for x in (view, custom):
+        with pytest.raises(RuntimeError, match="and its base or another view of its base has been modified inplace"):
+            x * 2
+        assert "grad_fn=<Invalid>" in repr(x)
+    with m.no_grad():
+        assert (view * 2).tolist() == (ordinary * 2).tolist()
 
 
 @BOTH

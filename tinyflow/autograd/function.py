@@ -16,11 +16,21 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from tinyflow.autograd.grad_mode import is_grad_enabled, no_grad, set_grad_enabled
-from tinyflow.autograd.graph import Grads, Node, OutputInfo, SavedTensor, check_inplace, released_error
+from tinyflow.autograd.grad_mode import is_grad_enabled, mode, no_grad, set_grad_enabled
+from tinyflow.autograd.graph import (
+    Grads,
+    Node,
+    OutputInfo,
+    SavedTensor,
+    announce,
+    check_inplace,
+    output_info,
+    released_error,
+)
 from tinyflow.tensor import Tensor
 
 
@@ -28,7 +38,7 @@ class FunctionNode(Node):
     """The node of a user's function; it is the ``ctx`` of ``forward`` and ``backward``."""
 
     __slots__ = (
-        "function",
+        "_function",
         "needs_input_grad",
         "_to_save",
         "_saved",
@@ -36,13 +46,14 @@ class FunctionNode(Node):
         "_not_differentiable",
         "_dirty",
         "_materialize",
+        "_for_forward",
         "__dict__",
     )
 
     def __init__(self, function: type[Function], inputs: Sequence[Any], needs_grad: bool) -> None:
         tensors = [x if isinstance(x, Tensor) else None for x in inputs]
         super().__init__([None if x is None or not needs_grad else x._edge() for x in tensors])
-        self.function = function
+        self._function = function
         self.needs_input_grad = tuple(x is not None and x.requires_grad for x in tensors)
         self._to_save: tuple[Tensor | None, ...] = ()
         self._saved: list[SavedTensor | None] = []
@@ -50,9 +61,15 @@ class FunctionNode(Node):
         self._not_differentiable: tuple[Tensor, ...] = ()
         self._dirty: tuple[Tensor, ...] = ()
         self._materialize = True
+        self._for_forward: tuple[Tensor | None, ...] | None = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("next_edges", "outputs", "sequence") and hasattr(self, name):
+            raise AttributeError(f"{self.name()}: ctx.{name} is the graph's own; keep it under another name")
+        super().__setattr__(name, value)
 
     def name(self) -> str:
-        return f"{self.function.__name__}Backward"
+        return f"{self._function.__name__}Backward"
 
     def save_for_backward(self, *tensors: Tensor | None) -> None:
         """Keeps tensors for ``backward``, where ``ctx.saved_tensors`` gives them back; inputs and outputs are safe here."""
@@ -63,6 +80,18 @@ class FunctionNode(Node):
                 )
         self._to_save = tensors
 
+    def save_for_forward(self, *tensors: Tensor | None) -> None:
+        """Keeps tensors for ``jvp``, where ``ctx.saved_tensors`` gives them."""
+        self._for_forward = tensors
+
+    def forward_tangents(self, function: type[Function], tangents: Sequence[Tensor | None]) -> Any:
+        """What the function's ``jvp`` makes of the tangents of its inputs."""
+        kept, self._to_save = self._to_save, self._for_forward or self._to_save
+        try:
+            return function.jvp(self, *tangents)
+        finally:
+            self._to_save, self._for_forward = kept, None
+
     @property
     def saved_tensors(self) -> tuple[Tensor | None, ...]:
         if self._released:
@@ -70,6 +99,16 @@ class FunctionNode(Node):
         if self._to_save:
             return self._to_save
         return tuple(None if s is None else s.unpack(self) for s in self._saved)
+
+    @property
+    def _raw_saved_tensors(self) -> tuple[SavedTensor | None, ...]:
+        """What is kept, to give saved-tensor hooks to."""
+        if self._released:
+            raise released_error(self)
+        return tuple(self._saved)
+
+    def saved_tensors_kept(self) -> Iterator[tuple[str, SavedTensor]]:
+        return ((f"saved_tensors[{k}]", s) for k, s in enumerate(self._saved) if s is not None)
 
     def mark_non_differentiable(self, *tensors: Tensor) -> None:
         """Says that these outputs have no gradient."""
@@ -91,7 +130,7 @@ class FunctionNode(Node):
                 Tensor._zeros(o.shape, o.dtype, o.device) if g is None and o.dtype is not None else g
                 for g, o in zip(grads, self.outputs)
             )
-        results = self.function.backward(self, *grads)
+        results = self._function.backward(self, *grads)
         results = results if isinstance(results, (tuple, list)) else (results,)
         expected = len(self.next_edges)
         if len(results) > expected and all(r is None for r in results[expected:]):
@@ -136,6 +175,11 @@ class Function:
         raise NotImplementedError("a Function needs a static backward method to be differentiated")
 
     @staticmethod
+    def jvp(ctx: Any, *grad_inputs: Any) -> Any:
+        """The tangents of the outputs from those of the inputs, for forward mode."""
+        raise NotImplementedError("a Function needs a static jvp method to be differentiated in forward mode")
+
+    @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> Any:
         raise NotImplementedError
 
@@ -143,15 +187,24 @@ class Function:
         raise RuntimeError(f"{type(self).__name__} is not to be instantiated: call {type(self).__name__}.apply(...)")
 
     @classmethod
-    def apply(cls, *args: Any) -> Any:
-        """Runs ``forward`` and records the node."""
-        needs_grad = is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in args)
+    def apply(cls, *args: Any, **kwargs: Any) -> Any:
+        """Runs ``forward`` and records the node; ``backward`` gives gradients of keyword arguments after the others.
+
+        With ``setup_context``, arguments are in the order of ``forward``'s parameters, and defaults are among them.
+        """
+        separate = cls.setup_context is not Function.setup_context
+        if separate:
+            bound = inspect.signature(cls.forward).bind(*args, **kwargs)
+            bound.apply_defaults()
+            args, kwargs = bound.args, bound.kwargs
+        given, args = args, (*args, *kwargs.values())
+        needs_grad = mode.records and any(isinstance(x, Tensor) and x.requires_grad for x in args)
         node = FunctionNode(cls, args, needs_grad)
         with no_grad():
-            if cls.setup_context is Function.setup_context:
-                raw = cls.forward(node, *args)
+            if not separate:
+                raw = cls.forward(node, *given, **kwargs)
             else:
-                raw = cls.forward(*args)
+                raw = cls.forward(*given, **kwargs)
                 cls.setup_context(node, args, raw)
         outputs = list(raw) if isinstance(raw, (tuple, list)) else [raw]
         for x in node._dirty:
@@ -159,32 +212,39 @@ class Function:
                 raise RuntimeError(f"{cls.__name__}: an input that was marked dirty must be among the outputs")
             x._bump_version()
         if not needs_grad:
+            cls._push_tangents(node, args, outputs)
             return raw
-        node.outputs = tuple(
-            OutputInfo(tuple(y.shape), y.dtype, y.device) if isinstance(y, Tensor) else OutputInfo((), None, None)
-            for y in outputs
-        )
+        infos = [output_info(y) if isinstance(y, Tensor) else OutputInfo((), None, None) for y in outputs]
+        object.__setattr__(node, "outputs", tuple(infos))
         for k, y in enumerate(outputs):
             outputs[k] = cls._record(node, k, y, args)
         node._finish(outputs)
+        if mode.watched:
+            announce(node)
+        cls._push_tangents(node, args, outputs)
         return tuple(outputs) if isinstance(raw, (tuple, list)) else outputs[0]
+
+    @classmethod
+    def _push_tangents(cls, node: FunctionNode, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
+        if mode.dual_levels:
+            mode.dual_levels[-1].through_function(cls, node, inputs, outputs)
 
     @staticmethod
     def _record(node: FunctionNode, index: int, y: Any, inputs: Sequence[Any]) -> Any:
         if not isinstance(y, Tensor) or any(y is x for x in node._not_differentiable) or not y.dtype.is_floating_point:
             return y
         if any(y is x for x in node._dirty):
-            check_inplace(node.function.__name__, y, recording=True)
+            check_inplace(node._function.__name__, y, recording=True)
             if y._base is not None:
                 raise RuntimeError(
-                    f"{node.function.__name__}: a view cannot be marked dirty; work on a clone(), or on the whole tensor"
+                    f"{node._function.__name__}: a view cannot be marked dirty; work on a clone(), or on the whole tensor"
                 )
             y._set_history(node, index)
             return y
         if any(y is x for x in inputs):
             y = y.view_as(y)
         result = y.detach()
-        result._base, result._frozen_view = y._base, y._base is not None
+        result._stand_apart_from(y)
         result._set_history(node, index)
         node._to_save = tuple(result if x is y else x for x in node._to_save)
         return result
@@ -219,6 +279,6 @@ class _Refuse(Node):
 def _refuse(y: Tensor) -> Tensor:
     result = y.detach()
     node = _Refuse(())
-    node.outputs = (OutputInfo(tuple(y.shape), y.dtype, y.device),)
+    node.outputs = (output_info(y),)
     result._set_history(node, 0)
     return result

@@ -7,12 +7,20 @@ each with the position of that input among its producer's outputs. Leaves end in
 from __future__ import annotations
 
 import itertools
+import threading
+import traceback
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tinyflow.autograd.grad_mode import is_grad_enabled
+from tinyflow.autograd.grad_mode import is_grad_enabled, mode
+from tinyflow.autograd.mutation import allow_mutation_on_saved_tensors as allow_mutation_on_saved_tensors
+from tinyflow.autograd.saved import SavedTensor as SavedTensor
+from tinyflow.autograd.saved import disable_saved_tensors_hooks as disable_saved_tensors_hooks
+from tinyflow.autograd.saved import save_on_cpu as save_on_cpu
+from tinyflow.autograd.saved import saved_tensors_hooks as saved_tensors_hooks
 from tinyflow.recording import active
 
 if TYPE_CHECKING:
@@ -20,17 +28,21 @@ if TYPE_CHECKING:
 
 Grads = Sequence["Tensor | None"]
 
-_sequence = itertools.count()
+#: Numbers nodes in the order in which they are recorded.
+sequence = itertools.count()
 
-#: AccumulateGrad runs before anything else that is ready, so that gradients are handed over as early as possible.
+#: Added where gradients are accumulated: it runs before all else that is ready, so that they are handed over early.
 _FIRST = 1 << 62
 
 
 class Edge(NamedTuple):
-    """A node, and which of its outputs is meant."""
+    """A node, and which of its outputs is meant; made by :func:`edge_to`, which costs less."""
 
     node: Node
     position: int
+
+
+edge_to: Callable[[tuple[Node, int]], Edge] = partial(tuple.__new__, Edge)
 
 
 class OutputInfo(NamedTuple):
@@ -39,6 +51,9 @@ class OutputInfo(NamedTuple):
     shape: tuple[int, ...]
     dtype: Any
     device: Any
+
+
+info_of: Callable[[tuple[Any, Any, Any]], OutputInfo] = partial(tuple.__new__, OutputInfo)
 
 
 class RemovableHandle:
@@ -61,20 +76,29 @@ class RemovableHandle:
         self.remove()
 
 
+class Attached:
+    """What few nodes have: hooks, tensors that keep their gradients, and notes."""
+
+    __slots__ = ("prehooks", "posthooks", "tensor_hooks", "retained", "metadata")
+
+    def __init__(self) -> None:
+        self.prehooks: OrderedDict[int, Any] = OrderedDict()
+        self.posthooks: OrderedDict[int, Any] = OrderedDict()
+        self.tensor_hooks: dict[int, OrderedDict[int, Any]] = {}  # by the number of the output
+        self.retained: dict[int, weakref.ref[Tensor]] = {}
+        self.metadata: dict[str, Any] = {}
+
+    @property
+    def sees_gradients(self) -> bool:
+        """True if something is told of the gradients that arrive; a hook that is ``blind`` does not look at them."""
+        prehooks = any(not getattr(hook, "blind", False) for hook in self.prehooks.values())
+        return bool(prehooks or self.posthooks or self.retained or any(self.tensor_hooks.values()))
+
+
 class Node:
     """One operation of the graph."""
 
-    __slots__ = (
-        "next_edges",
-        "outputs",
-        "sequence",
-        "prehooks",
-        "posthooks",
-        "tensor_hooks",
-        "retained",
-        "metadata",
-        "__weakref__",
-    )
+    __slots__ = ("next_edges", "outputs", "sequence", "attached", "__weakref__")
 
     #: True if apply() returns only tensors that it made or was given, never one that somebody else keeps.
     results_are_new = False
@@ -82,17 +106,24 @@ class Node:
     def __init__(self, next_edges: Sequence[Edge | None]) -> None:
         self.next_edges = tuple(next_edges)
         self.outputs: tuple[OutputInfo, ...] = ()
-        self.sequence = next(_sequence)
-        self.prehooks: OrderedDict[int, Any] | None = None
-        self.posthooks: OrderedDict[int, Any] | None = None
-        self.tensor_hooks: dict[int, OrderedDict[int, Any]] | None = None
-        self.retained: dict[int, weakref.ref[Tensor]] | None = None
-        self.metadata: dict[str, Any] | None = None
+        self.sequence = next(sequence)
+        self.attached: Attached | None = None
 
     @property
     def next_functions(self) -> tuple[tuple[Node | None, int], ...]:
         """The nodes of the inputs, with the output position of each; ``(None, 0)`` where no gradient is wanted."""
         return tuple((None, 0) if edge is None else (edge.node, edge.position) for edge in self.next_edges)
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """A dictionary for notes of any kind."""
+        return self.attach().metadata
+
+    def attach(self) -> Attached:
+        """What is attached to this node, which may then be added to."""
+        if self.attached is None:
+            self.attached = Attached()
+        return self.attached
 
     def name(self) -> str:
         """The node's name as users see it, such as ``MulBackward0``."""
@@ -105,6 +136,10 @@ class Node:
     def release(self) -> None:
         """Frees what was saved; a later :meth:`apply` raises."""
 
+    def saved_tensors_kept(self) -> Iterator[tuple[str, SavedTensor]]:
+        """The tensors that are saved here, with their names."""
+        return iter(())
+
     def fit(self, position: int, grad: Tensor | None) -> Tensor | None:
         """A gradient of input ``position``, summed over broadcast dimensions and cast to that input's dtype.
 
@@ -114,114 +149,104 @@ class Node:
         edge = self.next_edges[position]
         if grad is None or edge is None:
             return None
-        info = edge.node.outputs[edge.position]
-        if grad.shape != info.shape:
+        shape, dtype, _ = edge[0].outputs[edge[1]]
+        data = grad._data
+        if data.shape != shape:
             try:
-                grad = grad.sum_to_size(info.shape)
+                grad = grad.sum_to_size(shape)
             except RuntimeError as error:
                 raise RuntimeError(
                     f"{self.name()} returned an invalid gradient at index {position} - got {list(grad.shape)} "
-                    f"but expected shape compatible with {list(info.shape)}"
+                    f"but expected shape compatible with {list(shape)}"
                 ) from error
-        return grad if grad.dtype == info.dtype else grad.to(info.dtype)
+        return grad if data.dtype is dtype else grad.to(dtype)
 
     def register_hook(self, hook: Callable[[tuple[Any, ...], tuple[Any, ...]], Any]) -> RemovableHandle:
         """Calls ``hook(grad_inputs, grad_outputs)`` after the node ran; it may return other ``grad_inputs``."""
-        if self.posthooks is None:
-            self.posthooks = OrderedDict()
-        return RemovableHandle(self.posthooks, hook)
+        return RemovableHandle(self.attach().posthooks, hook)
 
     def register_prehook(self, hook: Callable[[tuple[Any, ...]], Any]) -> RemovableHandle:
         """Calls ``hook(grad_outputs)`` before the node runs; it may return other ``grad_outputs``."""
-        if self.prehooks is None:
-            self.prehooks = OrderedDict()
-        return RemovableHandle(self.prehooks, hook)
+        return RemovableHandle(self.attach().prehooks, hook)
 
     def hooks_of_output(self, index: int) -> OrderedDict[int, Any]:
         """The hooks of the tensor that is output ``index``."""
-        if self.tensor_hooks is None:
-            self.tensor_hooks = {}
-        return self.tensor_hooks.setdefault(index, OrderedDict())
+        return self.attach().tensor_hooks.setdefault(index, OrderedDict())
 
     def retain(self, index: int, tensor: Tensor) -> None:
         """Keeps the gradient of output ``index`` in ``tensor.grad``."""
-        if self.retained is None:
-            self.retained = {}
-        self.retained[index] = weakref.ref(tensor)
+        self.attach().retained[index] = weakref.ref(tensor)
 
     def __repr__(self) -> str:
         return f"<{self.name()} object at {id(self):#x}>"
+
+
+def output_info(tensor: Tensor) -> OutputInfo:
+    """What a node remembers of a tensor that it made."""
+    data = tensor._data
+    return OutputInfo(data.shape, data.dtype, data.device)
+
+
+#: The names under which anomaly mode notes where an operation was called, and which node's backward pass called it.
+WHERE, PARENT = "traceback_", "parent_"
+
+
+def announce(node: Node) -> None:
+    """Tells whoever watches of a new node, once it is complete."""
+    if mode.anomaly:
+        node.metadata[WHERE] = "".join(traceback.format_stack()[:-2])
+        if mode.running is not None:
+            node.metadata[PARENT] = mode.running
+    if mode.saved_tensor_hooks:
+        hooks = mode.saved_tensor_hooks[-1]
+        for _, saved in node.saved_tensors_kept():
+            saved.register_hooks(*hooks)
+    if mode.mutation is not None:
+        for _, saved in node.saved_tensors_kept():
+            mode.mutation.keep(saved)
+
+
+#: Held while a gradient is added to that of a leaf, so that backward passes in several threads lose none.
+_accumulating = threading.RLock()
 
 
 class AccumulateGrad(Node):
     """The end of the graph at a leaf: adds what arrives to ``variable.grad``."""
 
     __slots__ = ("variable",)
+    results_are_new = True  # it gives none
 
     def __init__(self, variable: Tensor) -> None:
         super().__init__(())
-        self.sequence = _FIRST
+        self.sequence += _FIRST
         self.variable = variable
-        self.outputs = (OutputInfo(tuple(variable.shape), variable.dtype, variable.device),)
+        self.outputs = (output_info(variable),)
 
     def apply(self, grads: Grads) -> Sequence[Tensor | None]:
-        return self.accumulate(grads[0], owned=False)
-
-    def accumulate(self, grad: Tensor | None, owned: bool) -> Sequence[Tensor | None]:
-        """Adds ``grad`` to the leaf's gradient; ``owned`` says that nobody else holds its memory."""
-        variable = self.variable
+        """Adds the gradient to that of the leaf, in place where nobody can tell; a new one is taken over as it is."""
+        variable, grad = self.variable, grads[0]
         if grad is None:
             return ()
         if active.recording is not None:
             active.recording.leaf(variable)
-        if variable.grad is None:
+        with _accumulating:
+            present = variable._grad
             if is_grad_enabled():
-                variable.grad = grad
-            else:
-                grad = grad.detach()
+                grad._fresh = False
+                variable.grad = grad if present is None else present + grad
+            elif present is None:
+                owned, grad = grad._fresh, grad.detach()
                 variable.grad = grad if owned and _same_layout(grad, variable) else grad.clone(layout_of=variable)
-        elif is_grad_enabled():
-            variable.grad = variable.grad + grad
-        else:
-            variable.grad += grad
-        for hook in tuple((variable._post_accumulate_hooks or {}).values()):
-            hook(variable)
+            else:
+                present += grad
+        if variable._rare is not None:
+            for hook in tuple((variable._rare.post_accumulate_hooks or {}).values()):
+                hook(variable)
         return ()
 
 
 def _same_layout(grad: Tensor, variable: Tensor) -> bool:
     return grad.stride() == variable.stride() or (grad.is_contiguous() and variable.is_contiguous())
-
-
-class SavedTensor:
-    """A tensor kept for the backward pass, which must not change in between.
-
-    The node's own output is kept without its history, which would tie the node to itself; :meth:`unpack` gives it back.
-    """
-
-    __slots__ = ("_tensor", "_version", "_output_index")
-
-    def __init__(self, tensor: Tensor, output_index: int | None = None) -> None:
-        self._tensor = tensor if output_index is None else tensor.detach()
-        self._version = tensor._version
-        self._output_index = output_index
-
-    def unpack(self, node: Node) -> Tensor:
-        """The tensor with its history.
-
-        Raises:
-            RuntimeError: if it was changed in place since it was saved.
-        """
-        tensor = self._tensor
-        if tensor._version != self._version:
-            raise RuntimeError(
-                f"{node.name()}: one of the variables needed for gradient computation has been modified by an inplace "
-                f"operation: a tensor of shape {tuple(tensor.shape)} and dtype {tensor.dtype} is at version "
-                f"{tensor._version}; "
-                f"expected version {self._version}. Work on a clone(), or change it after backward()."
-            )
-        tensor._fresh = False
-        return tensor if self._output_index is None else tensor._with_history(node, self._output_index)
 
 
 _RELEASED = (
@@ -239,8 +264,16 @@ def check_inplace(op: str, target: Tensor, recording: bool) -> None:
     """Refuses an in-place change that would lose a gradient.
 
     Raises:
-        RuntimeError: for a leaf that requires grad, a view of one, or a view that was made without recording.
+        RuntimeError: for a leaf that requires grad, a view of one, or a view of something that requires grad which was made
+            without recording; for an inference tensor outside of inference mode.
     """
+    if target._counter is None:
+        if not mode.inference:
+            raise RuntimeError(
+                f"{op}_: Inplace update to inference tensor outside InferenceMode is not allowed. "
+                "You can make a clone to get a normal tensor before doing inplace update."
+            )
+        return
     base = target._base
     if target.is_leaf and target.requires_grad:
         raise RuntimeError(f"{op}_: a leaf Variable that requires grad is being used in an in-place operation.")
@@ -250,9 +283,106 @@ def check_inplace(op: str, target: Tensor, recording: bool) -> None:
         raise RuntimeError(
             f"{op}_: a view of a leaf Variable that requires grad is being used in an in-place operation."
         )
-    if recording and target._frozen_view:
-        made = "in no_grad mode" if target.grad_fn is None else f"inside a custom Function ({target.grad_fn.name()})"
+    if target._frozen_view and (recording or base.requires_grad):
         raise RuntimeError(
-            f"{op}_: a view was created {made} and is being modified inplace with grad mode enabled. "
+            f"{op}_: a view was created {made_where(target._grad_fn)} and is being modified inplace with grad mode enabled. "
             "Make the view where gradients are recorded, or change a clone() of it."
         )
+
+
+def made_where(node: Node | None) -> str:
+    """Where a view came from whose history does not follow that of its base."""
+    return "in no_grad mode" if node is None else f"inside a custom Function ({node.name()})"
+
+
+def increment_version(tensor: Tensor | Iterable[Tensor]) -> None:
+    """Says that memory was changed by means that nobody counts, such as a kernel of one's own on ``to_torch()``.
+
+    Raises:
+        RuntimeError: for an inference tensor, whose changes are not counted.
+    """
+    tensors: Any = [tensor] if hasattr(tensor, "_data") else tensor
+    for x in tensors:
+        if x._counter is None:
+            raise RuntimeError("increment_version: Inference tensors do not track version counter.")
+        x._bump_version()
+
+
+class GradientEdge(NamedTuple):
+    """Where a tensor's gradient arrives; it stands for the tensor in ``backward`` and ``autograd.grad``."""
+
+    node: Node
+    output_nr: int
+
+
+def get_gradient_edge(tensor: Tensor) -> GradientEdge:
+    """The place in the graph at which the gradient of ``tensor`` arrives.
+
+    Raises:
+        RuntimeError: if it does not require a gradient.
+    """
+    edge = tensor._edge()
+    if edge is None:
+        raise RuntimeError("It is not possible to get the gradient edge for a Tensor that does not require gradients")
+    return GradientEdge(*edge)
+
+
+class _Arrived:
+    """What one backward pass has brought to a multi-grad hook."""
+
+    def __init__(self, grads: list[Tensor | None], expected: int) -> None:
+        self.grads, self.expected, self.count = grads, expected, 0
+
+
+class _MultiHandle(RemovableHandle):
+    """Takes several hooks away at once."""
+
+    def __init__(self, handles: Sequence[RemovableHandle]) -> None:
+        self._handles = tuple(handles)
+
+    def remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+
+def register_multi_grad_hook(
+    tensors: Sequence[Tensor], fn: Callable[[Any], None], *, mode: str = "all"
+) -> RemovableHandle:
+    """Calls ``fn`` once in each backward pass when the gradients of several tensors have arrived.
+
+    Args:
+        tensors: each requires a gradient.
+        fn: takes the list of the gradients, with None for a tensor that gets none in this pass; where ``mode`` is "any",
+            the first gradient that arrives.
+        mode: "all" waits for every tensor that the pass reaches, "any" for the first.
+
+    Raises:
+        ValueError: for another mode.
+        RuntimeError: if a tensor does not require a gradient.
+    """
+    if mode not in ("all", "any"):
+        raise ValueError(f"Expects mode to be one of ('all', 'any') but got {mode}")
+    from tinyflow.autograd.engine import walks_under_way
+
+    nodes = [get_gradient_edge(x).node for x in tensors]
+    seen: dict[int, _Arrived] = {}
+
+    def arrives(position: int) -> Callable[[Tensor], None]:
+        def hook(grad: Tensor) -> None:
+            walks = walks_under_way()
+            for number in seen.keys() - {walk.number for walk in walks}:
+                del seen[number]  # passes that are over
+            walk = walks[-1]
+            if walk.number not in seen:
+                seen[walk.number] = _Arrived([None] * len(nodes), sum(node in walk.nodes for node in nodes))
+            arrived = seen[walk.number]
+            arrived.count += 1
+            arrived.grads[position] = grad
+            if mode == "any" and arrived.count == 1:
+                fn(grad)
+            if mode == "all" and arrived.count == arrived.expected:
+                fn(arrived.grads)
+
+        return hook
+
+    return _MultiHandle([x.register_hook(arrives(k)) for k, x in enumerate(tensors)])

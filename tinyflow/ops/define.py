@@ -37,32 +37,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tinyflow import autocast_mode
-from tinyflow.autograd.grad_mode import is_grad_enabled
-from tinyflow.autograd.graph import Edge, Grads, Node, OutputInfo, SavedTensor, check_inplace, released_error
+from tinyflow.autograd.grad_mode import mode
+from tinyflow.autograd.graph import check_inplace
 from tinyflow.kernels.memory import Buffer
+from tinyflow.ops.node import DTYPE, GRADIENT, NEEDS, OUTPUT, SAVED, SHAPE, VALUE, Keeper, Recipe, Rule, record
+from tinyflow.ops.node import OpNode as OpNode
+from tinyflow.ops.node import requires_grad as requires_grad
 from tinyflow.tensor import Tensor
 
-#: How a name that a rule asks for is found: the gradient of an output, the list of needs, or among what was saved ...
-_GRADIENT, _NEEDS, _SAVED = range(3)
-#: ... and what is saved under a name: a parameter's value, an output, an input's shape or dtype.
-_VALUE, _OUTPUT, _DESCRIPTION = range(3)
-
-
-#: Each is told of every launcher that an operation calls, with its arguments.
-launch_observers: list[Callable[[Callable[..., Any], Sequence[Any], Mapping[str, Any]], None]] = []
-
-
-class Rule:
-    """A gradient rule, the inputs that it serves, and where the names that it needs come from."""
-
-    __slots__ = ("function", "inputs", "names", "joint", "sources")
-
-    def __init__(self, function: Callable[..., Any], inputs: tuple[str, ...], joint: bool) -> None:
-        self.function = function
-        self.inputs = inputs
-        self.names = tuple(inspect.signature(function).parameters)
-        self.joint = joint
-        self.sources: tuple[tuple[int, Any], ...] = ()
+#: Each is told of every operation that calls its launcher, with the launcher's arguments; what it returns, if anything, is
+#: called when the launcher has returned.
+launch_observers: list[Callable[[Op, Sequence[Any], Mapping[str, Any]], Callable[[], None] | None]] = []
 
 
 class Op:
@@ -84,12 +69,13 @@ class Op:
         self.outputs = outputs
         signature = inspect.signature(launcher)
         self.__signature__ = signature.replace(return_annotation=inspect.Signature.empty)
-        self.parameters = tuple(signature.parameters)
-        self.takes_out = "out" in self.parameters
-        named = [p.name for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY]
-        self._positional = tuple(p for p in self.parameters if p not in named)
-        self._named = tuple(named)
-        self._defaults = {k: p.default for k, p in signature.parameters.items() if p.default is not p.empty}
+        self.takes_out = "out" in signature.parameters
+        arguments = [p for p in signature.parameters.values() if p.name != "out"]
+        if any(p.kind is p.KEYWORD_ONLY for p in arguments):
+            raise TypeError(f"{name}: expected a launcher whose only keyword-only parameter is out, got {signature}")
+        self.parameters = tuple(p.name for p in arguments)
+        self._count = len(arguments)
+        self._defaults = {p.name: p.default for p in arguments if p.default is not p.empty}
         listed = [*rules, *(i for names in joint for i in names)]
         self.inputs = tuple(p for p in self.parameters if p in listed)
         self.rules = [Rule(fn, (i,), False) for i, fn in rules.items() if fn is not None]
@@ -97,11 +83,26 @@ class Op:
         self._check(listed)
         for rule in self.rules:
             rule.sources = tuple(self._source(n) for n in rule.names)
-        self._kept = {
-            n: self._keeper(n) for rule in self.rules for n, (how, _) in zip(rule.names, rule.sources) if how == _SAVED
-        }
-        followed = {0} | {k for rule in self.rules for how, k in rule.sources if how == _GRADIENT}
-        self._differentiable = tuple(sorted(followed))
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """What calls need and does not change from one to the next."""
+        self.input_indices = tuple(map(self.parameters.index, self.inputs))
+        self._bits = tuple((index, 1 << k) for k, index in enumerate(self.input_indices))
+        self._keepers = {name: self._keeper(name) for rule in self.rules for how, name in rule.sources if how == SAVED}
+        followed = {0} | {k for rule in self.rules for how, k in rule.sources if how == GRADIENT}
+        self.differentiable = tuple(sorted(followed))
+        self.recipes: dict[int, Recipe] = {}
+        label = "".join(part.capitalize() for part in self.name.split("_")) + "Backward0"
+        self.node_type: type[OpNode] = type(label, (OpNode,), {"__slots__": (), "op": self, "__module__": __name__})
+
+    def recipe(self, wanted: int) -> Recipe:
+        """What a node does in whose call the inputs with a bit in ``wanted`` require gradients."""
+        found = self.recipes.get(wanted)
+        if found is None:
+            wants = [bool(wanted >> k & 1) for k in range(len(self.inputs))]
+            found = self.recipes[wanted] = Recipe.of(self.rules, self.inputs, self._keepers, wants)
+        return found
 
     def _check(self, listed: Sequence[str]) -> None:
         for name in listed:
@@ -119,32 +120,32 @@ class Op:
 
     def _source(self, name: str) -> tuple[int, Any]:
         if name == "g":
-            return _GRADIENT, 0
+            return GRADIENT, 0
         if name == "needs":
-            return _NEEDS, None
+            return NEEDS, None
         if name.startswith("g_") and name not in self.parameters:
-            return _GRADIENT, self.outputs.index(name[2:])
-        return _SAVED, name
+            return GRADIENT, self.outputs.index(name[2:])
+        return SAVED, name
 
-    def _keeper(self, name: str) -> tuple[int, Any]:
+    def _keeper(self, name: str) -> Keeper:
         if name in self.parameters:
-            return _VALUE, name
+            return Keeper(name, VALUE, self.parameters.index(name))
         if name in self.outputs:
-            return _OUTPUT, self.outputs.index(name)
-        return _DESCRIPTION, (name[:-6], name[-5:])
+            return Keeper(name, OUTPUT, self.outputs.index(name))
+        return Keeper(name, SHAPE if name.endswith("_shape") else DTYPE, self.parameters.index(name[:-6]))
 
-    def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """The value of every parameter.
+    def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
+        """The value of every parameter but ``out``.
 
         Raises:
             TypeError: as Python does, for missing, repeated or unknown arguments.
         """
-        if len(args) > len(self._positional):
-            raise TypeError(
-                f"{self.name}() takes at most {len(self._positional)} positional arguments, got {len(args)}"
-            )
-        values = dict(zip(self._positional, args))
+        if len(args) > self._count:
+            raise TypeError(f"{self.name}() takes at most {self._count} positional arguments, got {len(args)}")
+        values = dict(zip(self.parameters, args))
         for k, v in kwargs.items():
+            if k == "input" and self.parameters[0] == "x":
+                k = "x"  # torch's name for what formulas call x
             if k not in self.parameters:
                 raise TypeError(
                     f"{self.name}() got an unexpected keyword argument '{k}'; it takes {', '.join(self.parameters)}"
@@ -157,38 +158,79 @@ class Op:
                 if k not in self._defaults:
                     raise TypeError(f"{self.name}() missing required argument '{k}'")
                 values[k] = self._defaults[k]
-        return values
+        return tuple([values[k] for k in self.parameters])
 
-    def _launch(self, values: Mapping[str, Any]) -> Any:
-        positional = [unwrap(values[k]) for k in self._positional]
-        named = {k: unwrap(values[k]) for k in self._named}
-        for observer in launch_observers:
-            observer(self.launcher, positional, named)
-        return self.launcher(*positional, **named)
+    def _launch(self, values: Sequence[Any], **named: Any) -> Any:
+        buffers: list[Any] = []
+        for v in values:
+            if isinstance(v, Tensor):
+                v = v._data
+            elif type(v) is list or type(v) is tuple:
+                v = unwrap(v)
+            buffers.append(v)
+        if launch_observers:
+            return self._observed(buffers, {k: unwrap(v) for k, v in named.items()})
+        if named:
+            return self.launcher(*buffers, out=named["out"]._data)
+        return self.launcher(*buffers)
 
-    def _recording(self, values: Mapping[str, Any]) -> bool:
-        if is_grad_enabled():
-            for name in self.inputs:
-                if requires_grad(values[name]):
-                    return True
-        return False
+    def _observed(self, buffers: Sequence[Any], named: Mapping[str, Any]) -> Any:
+        done = [observer(self, buffers, named) for observer in launch_observers]
+        try:
+            return self.launcher(*buffers, **named)
+        finally:
+            for finish in reversed(done):
+                if finish is not None:
+                    finish()
+
+    def _wanted(self, values: Sequence[Any]) -> int:
+        """A bit for each input that requires a gradient which is to be recorded."""
+        wanted = 0
+        if mode.records:
+            for index, bit in self._bits:
+                value = values[index]
+                if isinstance(value, Tensor):
+                    if value._requires_grad or (value._seen is not None and value.requires_grad):
+                        wanted |= bit
+                elif (type(value) is list or type(value) is tuple) and requires_grad(value):
+                    wanted |= bit
+        return wanted
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        values = self.bind(args, kwargs)
-        out = values.get("out") if self.takes_out else None
-        if out is not None:
-            _check_out(self.name, out, [values[i] for i in self.inputs])
-            self._launch(values)
-            out._bump_version()
-            return out
+        values = args
+        if kwargs or len(args) != self._count:
+            out = kwargs.pop("out", None) if self.takes_out else None
+            values = self.bind(args, kwargs)
+            if out is not None:
+                return self._into(out, values)
         if self.autocast is not None and autocast_mode.state.active:
-            values = autocast_mode.cast_inputs(self.autocast, self.inputs, values)
+            cast = autocast_mode.cast_inputs(self.autocast, self.inputs, dict(zip(self.parameters, values)))
+            values = tuple([cast[k] for k in self.parameters])
         results = self._launch(values)
+        wanted = self._wanted(values)
+        if type(results) is Buffer:
+            y = Tensor(results)
+            y._fresh = True
+            if wanted:
+                record(self, values, (y,), wanted)
+            if mode.watched and mode.dual_levels:
+                mode.dual_levels[-1].through_op(self, values, (y,))
+            return y
         several = isinstance(results, tuple)
         tensors = tuple([wrap(r) for r in results]) if several else (wrap(results),)
-        if self._recording(values):
-            record(self, values, tensors)
+        if wanted:
+            record(self, values, tensors, wanted)
+        if mode.watched and mode.dual_levels:
+            mode.dual_levels[-1].through_op(self, values, tensors)
         return tensors if several else tensors[0]
+
+    def _into(self, out: Any, values: Sequence[Any]) -> Tensor:
+        if mode.dual_levels:
+            mode.dual_levels[-1].refuse_out(self.name, (out, *values))
+        _check_out(self.name, out, [values[i] for i in self.input_indices])
+        self._launch(values, out=out)
+        out._bump_version()
+        return out
 
     def inplace(self, target: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Writes the result over ``target``, the first input, and gives it this operation as its history.
@@ -196,105 +238,48 @@ class Op:
         Raises:
             RuntimeError: if ``target`` is a leaf that requires grad, or the result has another shape or does not cast.
         """
-        values = self.bind((target, *args), kwargs)
-        recording = self._recording(values)
-        if is_grad_enabled():
-            check_inplace(self.name, target, recording)
-        if recording:
-            self._guard_overwritten(values, target)
+        values = (target, *args)
+        if kwargs or len(values) != self._count:
+            values = self.bind(values, kwargs)
+        wanted = self._wanted(values)
+        if mode.records or target._counter is None:
+            check_inplace(self.name, target, bool(wanted))
+        level = mode.dual_levels[-1] if mode.dual_levels else None
+        if level is not None and not level.concerns(self.name, target, values):
+            level = None
+        if mode.mutation is not None:
+            mode.mutation.before_change(target)
+        kept = wanted if level is None else wanted | level.mask(self, values)
+        if kept:
+            values = self._guard_overwritten(values, target, kept)
         if self.takes_out:
-            self._launch({**values, "out": target})
+            self._launch(values, out=target)
         else:
             result = self._launch(values)
             overwrite(target, result[0] if isinstance(result, tuple) else result)
         target._bump_version()
-        if recording:
+        if wanted:
             from tinyflow.ops.views import rebase
 
-            rebase(target, record(self, values, (target,), attach=False))
+            rebase(target, record(self, values, (target,), wanted, attach=False))
+        if level is not None:
+            level.through_inplace(self, values, target)
         return target
 
-    def _guard_overwritten(self, values: dict[str, Any], target: Tensor) -> None:
-        """Puts copies in place of inputs in ``target``'s memory that a rule needs and this call overwrites."""
-        needed = {n for r in self.rules if any(requires_grad(values[i]) for i in r.inputs) for n in r.names}
-        for name in self.inputs:
-            if name in needed:
-                value = values[name]
+    def _guard_overwritten(self, values: Sequence[Any], target: Tensor, wanted: int) -> tuple[Any, ...]:
+        """The values with copies in place of inputs in ``target``'s memory that a rule needs and this call overwrites."""
+        guarded = list(values)
+        for _, what, index in self.recipe(wanted).kept:
+            if what == VALUE and index in self.input_indices:
+                value = values[index]
                 if type(value) in (list, tuple):
-                    values[name] = [_apart_from(v, target) for v in value]
+                    guarded[index] = [_apart_from(v, target) for v in value]
                 else:
-                    values[name] = _apart_from(value, target)
+                    guarded[index] = _apart_from(value, target)
+        return tuple(guarded)
 
     def __repr__(self) -> str:
         return f"<operation {self.name}{self.__signature__}>"
-
-
-class OpNode(Node):
-    """One recorded call of an :class:`Op`."""
-
-    __slots__ = ("op", "saved", "places", "wanted")
-    results_are_new = True
-
-    def __init__(self, op: Op, edges: Sequence[Edge | None], places: Mapping[str, tuple[int, int | None]]) -> None:
-        super().__init__(edges)
-        self.op = op
-        self.places = places  # input -> (first edge, number of edges, None where the input is one tensor and no list)
-        self.saved: dict[str, Any] | None = {}
-        self.wanted: tuple[Rule, ...] = ()
-
-    def name(self) -> str:
-        return "".join(part.capitalize() for part in self.op.name.split("_")) + "Backward0"
-
-    def wants(self, name: str) -> bool:
-        """True if the input leads to something that requires grad."""
-        first, count = self.places[name]
-        if count is None:
-            return self.next_edges[first] is not None
-        return any(edge is not None for edge in self.next_edges[first : first + count])
-
-    def release(self) -> None:
-        self.saved = None
-
-    def value(self, how: int, key: Any, grads: Grads, rule: Rule) -> Any:
-        """What a rule asked for."""
-        if how == _GRADIENT:
-            grad = grads[key]
-            if grad is not None:
-                return grad
-            info = self.outputs[key]
-            return Tensor._zeros(info.shape, info.dtype, info.device)
-        if how == _NEEDS:
-            return tuple(self.wants(i) for i in rule.inputs)
-        kept = self.saved[key]  # type: ignore[index]
-        if isinstance(kept, SavedTensor):
-            return kept.unpack(self)
-        if isinstance(kept, _SavedList):
-            return [k.unpack(self) if isinstance(k, SavedTensor) else k for k in kept]
-        return kept
-
-    def apply(self, grads: Grads) -> Sequence[Tensor | None]:
-        if self.saved is None:
-            raise released_error(self)
-        results: list[Tensor | None] = [None] * len(self.next_edges)
-        for rule in self.wanted:
-            found = rule.function(*[self.value(how, key, grads, rule) for how, key in rule.sources])
-            for name, grad in zip(rule.inputs, found if rule.joint else (found,)):
-                self._place(name, grad, results)
-        return results
-
-    def _place(self, name: str, grad: Any, results: list[Tensor | None]) -> None:
-        first, count = self.places[name]
-        if count is None:
-            results[first] = self.fit(first, grad)
-            return
-        if len(grad) != count:
-            raise RuntimeError(f"{self.name()}: expected {count} gradients for '{name}', got {len(grad)}")
-        for k, part in enumerate(grad):
-            results[first + k] = self.fit(first + k, part)
-
-
-class _SavedList(list):
-    """A list input as it was saved."""
 
 
 def unwrap(value: Any) -> Any:
@@ -315,76 +300,8 @@ def wrap(buffer: Any) -> Any:
     return tensor
 
 
-def requires_grad(value: Any) -> bool:
-    """True if an input, or one of a list, requires grad."""
-    if isinstance(value, Tensor):
-        return value.requires_grad
-    return type(value) in (list, tuple) and any(isinstance(v, Tensor) and v.requires_grad for v in value)
-
-
 def _apart_from(value: Any, target: Tensor) -> Any:
     return value.clone() if isinstance(value, Tensor) and value._counter is target._counter else value
-
-
-def record(op: Op, values: Mapping[str, Any], outputs: Sequence[Any], attach: bool = True) -> OpNode:
-    """Makes the node of a call, with what its rules need, and gives it to the outputs as their history."""
-    edges: list[Edge | None] = []
-    places: dict[str, tuple[int, int | None]] = {}
-    for name in op.inputs:
-        value = values[name]
-        if type(value) in (list, tuple):
-            places[name] = len(edges), len(value)
-            edges.extend([v._edge() if isinstance(v, Tensor) else None for v in value])
-        else:
-            places[name] = len(edges), None
-            edges.append(value._edge() if isinstance(value, Tensor) else None)
-    node = OpNode(op, edges, places)
-    node.outputs = tuple(
-        [
-            OutputInfo(y._data.shape, y._data.dtype, y._data.device) if isinstance(y, Tensor) else _NO_OUTPUT
-            for y in outputs
-        ]
-    )
-    node.wanted = tuple([r for r in op.rules if any(map(node.wants, r.inputs))])
-    saved: dict[str, Any] = {}
-    for rule in node.wanted:
-        for how, name in rule.sources:
-            if how == _SAVED and name not in saved:
-                saved[name] = _keep(op._kept[name], values, outputs)
-    node.saved = saved
-    if attach:
-        for k in op._differentiable:
-            y = outputs[k]
-            if isinstance(y, Tensor) and y._data.dtype.is_floating_point:
-                y._set_history(node, k)
-    return node
-
-
-_NO_OUTPUT = OutputInfo((), None, None)
-
-
-def _keep(keeper: tuple[int, Any], values: Mapping[str, Any], outputs: Sequence[Any]) -> Any:
-    how, key = keeper
-    if how == _VALUE:
-        value = values[key]
-        if isinstance(value, Tensor):
-            return SavedTensor(value)
-        if type(value) in (list, tuple) and any(isinstance(v, Tensor) for v in value):
-            return _SavedList(SavedTensor(v) if isinstance(v, Tensor) else v for v in value)
-        return value
-    if how == _OUTPUT:
-        y = outputs[key]
-        return SavedTensor(y, key) if isinstance(y, Tensor) else y
-    name, what = key
-    return _describe(values[name], what)
-
-
-def _describe(value: Any, what: str) -> Any:
-    if type(value) in (list, tuple):
-        return [_describe(v, what) for v in value]
-    if not isinstance(value, Tensor):
-        return () if what == "shape" else None
-    return tuple(value.shape) if what == "shape" else value.dtype
 
 
 def overwrite(target: Tensor, result: Buffer) -> None:
@@ -407,7 +324,7 @@ def overwrite(target: Tensor, result: Buffer) -> None:
 def _check_out(op: str, out: Any, inputs: Sequence[Any]) -> None:
     if not isinstance(out, Tensor):
         raise TypeError(f"{op}(): expected out to be a Tensor, got {type(out).__name__}")
-    if is_grad_enabled() and (out.requires_grad or any(requires_grad(v) for v in inputs)):
+    if mode.records and (out.requires_grad or any(requires_grad(v) for v in inputs)):
         raise RuntimeError(f"{op}(): functions with out=... arguments don't support automatic differentiation")
 
 

@@ -7,12 +7,12 @@ through the same view (:func:`scatter_through`), whose own gradient is the view 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from tinyflow.autograd.grad_mode import is_grad_enabled
-from tinyflow.autograd.graph import Edge, Grads, Node, OutputInfo
-from tinyflow.kernels import elementwise, memory, strides
+from tinyflow.autograd.grad_mode import mode
+from tinyflow.autograd.graph import Edge, Grads, Node, OutputInfo, SavedTensor, announce
+from tinyflow.kernels import elementwise, memory, strides, windows
 from tinyflow.kernels.memory import Buffer
 from tinyflow.ops.define import Op, OpNode, define
 from tinyflow.tensor import Tensor
@@ -41,10 +41,14 @@ class View:
     def record(self, x: Tensor) -> Tensor:
         """The view of a tensor, with its history."""
         y = x._as_view(self.read(x._data), self)
-        if is_grad_enabled() and x.requires_grad:
+        if mode.records and x.requires_grad:
             node = ViewNode(x._edge(), self, tuple(x.shape))
             node.outputs = (OutputInfo(tuple(y.shape), y.dtype, y.device),)
+            if mode.watched:
+                announce(node)
             y._set_history(node, 0)
+        if mode.watched and mode.dual_levels:
+            mode.dual_levels[-1].through_view(self, x, y)
         return y
 
 
@@ -213,6 +217,31 @@ class Diagonal(View):
         )
 
 
+@dataclass(frozen=True)
+class Windows(View):
+    """Windows of ``size`` elements in steps of ``step`` along ``dim``; what a window holds is a new last dimension."""
+
+    dim: int
+    size: int
+    step: int
+
+    def read(self, x: Buffer) -> Buffer:
+        shape, steps = [*x.shape, self.size], [*x.stride(), x.stride(self.dim)]
+        shape[self.dim] = (shape[self.dim] - self.size) // self.step + 1
+        steps[self.dim] *= self.step
+        return memory.as_strided(x, shape, steps)
+
+    def gradient(self, g: Tensor, shape: Shape) -> Tensor:
+        return _fold_dim(g, shape, self.dim, self.step)
+
+
+_fold_dim: Op = define(
+    windows.fold_dim,
+    name="unfold_backward",
+    grad=lambda g, grad_shape, dim, step: Windows(dim, grad_shape[-1], step, label="unfold").record(g),
+)
+
+
 def view_strides(x: Buffer, shape: Shape) -> Shape | None:
     """The strides that show ``x`` as ``shape`` in row-major order, or None if only a copy can."""
     if x.numel() == 0 or strides.is_contiguous(x):
@@ -258,6 +287,9 @@ class CopySlices(Node):
     def release(self) -> None:
         self.inner.release()
 
+    def saved_tensors_kept(self) -> Iterator[tuple[str, SavedTensor]]:
+        return self.inner.saved_tensors_kept()
+
     def apply(self, grads: Grads) -> Sequence[Tensor | None]:
         g = grads[0]
         if g is None:
@@ -298,14 +330,21 @@ def _each_once(size: Sequence[int], stride: Sequence[int]) -> bool:
 
 def rebase(target: Tensor, node: OpNode) -> None:
     """Gives ``node``, an in-place change of ``target``, to the history of its memory."""
-    base = target._base
+    base = target._root()
     if base is None:
         target._set_history(node, 0)
         return
     if any(isinstance(view, Strided) for view in target._specs):
         check_strided(base, target.shape, target.stride())
+    elif any(isinstance(view, Windows) for view in target._specs) and not _each_once(target.shape, target.stride()):
+        raise RuntimeError(
+            f"{node.op.name}_: windows of shape {tuple(target.shape)} overlap, so that an in-place change has no gradient "
+            "here; change a clone() of them"
+        )
     # the order of dimensions in which the memory lies, since only that lets every view be a view
     copied = CopySlices(base._edge(), target._specs, strides.like(base._data), node)
     copied.outputs = (OutputInfo(tuple(base.shape), base.dtype, base.device),)
+    if mode.watched and mode.anomaly:
+        announce(copied)
     base._set_history(copied, 0)
     target._renew_view_history()
