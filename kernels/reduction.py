@@ -65,22 +65,22 @@ def _truth(x, center):
 
 
 @triton.jit
-def _add(a, b):
+def add(a, b):
     return a + b
 
 
 @triton.jit
-def _multiply(a, b):
+def multiply(a, b):
     return a * b
 
 
 @triton.jit
-def _greater(a, b):
+def greater(a, b):
     return tl.where((a > b) | (a != a), a, b)  # a NaN wins, as in torch
 
 
 @triton.jit
-def _lesser(a, b):
+def lesser(a, b):
     return tl.where((a < b) | (a != a), a, b)
 
 
@@ -591,11 +591,11 @@ def prod(x: Buffer, dim: int | None = None, keepdim: bool = False, dtype: memory
 
 
 def _extreme(op: str, x: Buffer, dim: Dims, keepdim: bool, rule: _Rule, greatest: bool) -> Buffer:
-    rule = rule._replace(identity=_furthest(x.dtype, greatest))
+    rule = rule._replace(identity=furthest(x.dtype, greatest))
     return _reduce(op, x, dim, keepdim, x.dtype, rule, dtypes.accumulate_dtype(x.dtype))
 
 
-def _furthest(dtype: memory.dtype, greatest: bool) -> float | int:
+def furthest(dtype: memory.dtype, greatest: bool) -> float | int:
     """The value of ``dtype`` that any other beats."""
     if dtype.is_floating_point:
         return float("-inf") if greatest else float("inf")
@@ -619,28 +619,35 @@ def amin(x: Buffer, dim: Dims = None, keepdim: bool = False) -> Buffer:
     return _extreme("amin", x, dim, keepdim, _MIN, False)
 
 
+def _truth_over(op: str, x: Buffer, dim: Dims, keepdim: bool, rule: _Rule, empty: int) -> Buffer:
+    if dim is not None and not isinstance(dim, int) and not dim:  # here, unlike elsewhere, () names no dimension
+        x, dim, keepdim = memory.as_strided(x, (*x.shape, 1), (*x.stride(), 1)), -1, False
+    dtype = memory.uint8 if x.dtype == memory.uint8 else memory.bool_
+    return _reduce(op, x, dim, keepdim, dtype, rule, dtypes.accumulate_dtype(x.dtype), empty=empty)
+
+
 def any(x: Buffer, dim: Dims = None, keepdim: bool = False) -> Buffer:
-    """True where some element over ``dim`` is nonzero (a NaN is); bool, False over no elements."""
-    return _reduce("any", x, dim, keepdim, memory.bool_, _ANY, dtypes.accumulate_dtype(x.dtype), empty=0)
+    """True where some element over ``dim`` is nonzero (a NaN is); False over no elements. bool, of a uint8 ``x`` uint8."""
+    return _truth_over("any", x, dim, keepdim, _ANY, 0)
 
 
 def all(x: Buffer, dim: Dims = None, keepdim: bool = False) -> Buffer:
-    """True where every element over ``dim`` is nonzero (a NaN is); bool, True over no elements."""
-    return _reduce("all", x, dim, keepdim, memory.bool_, _ALL, dtypes.accumulate_dtype(x.dtype), empty=1)
+    """True where every element over ``dim`` is nonzero (a NaN is); True over no elements. bool, of a uint8 ``x`` uint8."""
+    return _truth_over("all", x, dim, keepdim, _ALL, 1)
 
 
-_SUM = _Rule(_element, _add, _row_sum, _total, 0)
+_SUM = _Rule(_element, add, _row_sum, _total, 0)
 _NORMS = {
     1: _SUM._replace(map=_magnitude),
     2: _SUM._replace(map=_square, finish=_root),
-    float("inf"): _Rule(_magnitude, _greater, _row_max, _total, 0),
-    float("-inf"): _Rule(_magnitude, _lesser, _row_min, _total, float("inf")),
+    float("inf"): _Rule(_magnitude, greater, _row_max, _total, 0),
+    float("-inf"): _Rule(_magnitude, lesser, _row_min, _total, float("inf")),
 }
-_PROD = _Rule(_element, _multiply, _row_product, _total, 1)
-_MAX = _Rule(_element, _greater, _row_max, _total, 0)
-_MIN = _Rule(_element, _lesser, _row_min, _total, 0)
-_ANY = _Rule(_truth, _greater, _row_max, _total, 0)
-_ALL = _Rule(_truth, _lesser, _row_min, _total, 1)
+_PROD = _Rule(_element, multiply, _row_product, _total, 1)
+_MAX = _Rule(_element, greater, _row_max, _total, 0)
+_MIN = _Rule(_element, lesser, _row_min, _total, 0)
+_ANY = _Rule(_truth, greater, _row_max, _total, 0)
+_ALL = _Rule(_truth, lesser, _row_min, _total, 1)
 
 
 def _launch_arg_reduce(
@@ -700,9 +707,14 @@ def _arg_reduce(
     values, full_values = _result(x, dims, keepdim, x.dtype) if with_values else (None, None)
     if indices.numel() == 0:
         return values, indices
-    identity = _furthest(x.dtype, greatest)
+    identity = furthest(x.dtype, greatest)
     _launch_arg_reduce(x, None, full_values, full_indices, _walk(x, full_indices, dims), greatest, identity)
     return values, indices
+
+
+def _refuse_bool(op: str, x: Buffer) -> None:
+    if x.dtype == memory.bool_:
+        raise RuntimeError(f"{op}(): does not support bool input; cast it to an integer dtype")
 
 
 def argmax(x: Buffer, dim: int | None = None, keepdim: bool = False) -> Buffer:
@@ -712,12 +724,15 @@ def argmax(x: Buffer, dim: int | None = None, keepdim: bool = False) -> Buffer:
 
     Raises:
         IndexError: if the dimension is out of range or has no elements.
+        RuntimeError: if ``x`` is bool.
     """
+    _refuse_bool("argmax", x)
     return _arg_reduce("argmax", x, dim, keepdim, True, False)[1]
 
 
 def argmin(x: Buffer, dim: int | None = None, keepdim: bool = False) -> Buffer:
     """The int64 position of the first least element; a NaN counts as least. As :func:`argmax`."""
+    _refuse_bool("argmin", x)
     return _arg_reduce("argmin", x, dim, keepdim, False, False)[1]
 
 

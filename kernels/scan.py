@@ -1,4 +1,4 @@
-"""Scans along a dimension: cumsum, cumprod, logcumsumexp, and cummax and cummin with their positions.
+"""Scans along a dimension: cumsum, cumprod, logcumsumexp, cummax and cummin with their positions, and linear recurrences.
 
 ``out[i]`` combines the elements 0 … i along the dimension. A program holds some rows and walks them tile by tile: an
 associative scan in the tile (log-depth), then the running total of the tiles before it. The order of combination depends on
@@ -48,6 +48,12 @@ def _later_greater(a, a_at, b, b_at):
 def _later_lesser(a, a_at, b, b_at):
     later = (b <= a) | (b != b)
     return tl.where(later, b, a), tl.where(later, b_at, a_at)
+
+
+@triton.jit
+def _after(a, a_term, b, b_term):
+    # y -> a·y + a_term, then y -> b·y + b_term
+    return a * b, a_term * b + b_term
 
 
 @triton.jit
@@ -144,6 +150,56 @@ def _extreme_scan_kernel(
         best_at = _last_column(y_at, columns, BLOCK_N - 1)
 
 
+@triton.jit
+def _recurrence_kernel(
+    factor_ptr,
+    term_ptr,
+    out_ptr,
+    rows,
+    length,
+    sizes,
+    factor_strides,
+    term_strides,
+    out_strides,
+    factor_step,
+    term_step,
+    out_step,
+    REVERSE: tl.constexpr,
+    SHIFTED: tl.constexpr,
+    ACCUMULATE: tl.constexpr,
+    INDEX: tl.constexpr,
+    DIMS: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    m = tl.program_id(0).to(INDEX) * BLOCK_M + tl.arange(0, BLOCK_M).to(INDEX)
+    factor_rows = factor_ptr + offsets(m, sizes, factor_strides, DIMS)
+    term_rows = term_ptr + offsets(m, sizes, term_strides, DIMS)
+    out_rows = out_ptr + offsets(m, sizes, out_strides, DIMS)
+    columns = tl.arange(0, BLOCK_N)
+    carry = tl.full((BLOCK_M,), 0, ACCUMULATE)
+    for start in range(0, length, BLOCK_N):
+        n = start + columns.to(INDEX)
+        mask = (m < rows)[:, None] & (n < length)[None, :]
+        at = n
+        if REVERSE:
+            at = length - 1 - n
+        factor_at = at
+        if SHIFTED:  # the factor of the element before in this walk
+            if REVERSE:
+                factor_at = at + 1
+            else:
+                factor_at = at - 1
+        inner = mask & (n > 0)[None, :]  # nothing comes before the first: its factor has no say
+        factor = tl.load(factor_rows[:, None] + (factor_at * factor_step)[None, :], mask=inner, other=0).to(ACCUMULATE)
+        term = tl.load(term_rows[:, None] + (at * term_step)[None, :], mask=mask, other=0).to(ACCUMULATE)
+        product, y = tl.associative_scan((factor, term), 1, _after)
+        if start > 0:
+            y += product * carry[:, None]
+        tl.store(out_rows[:, None] + (at * out_step)[None, :], y.to(out_ptr.dtype.element_ty), mask=mask)
+        carry = _last_column(y, columns, BLOCK_N - 1)
+
+
 _LONG = Config({"BLOCK_M": 1, "BLOCK_N": 1024}, num_warps=4)
 _SHORT = Config({"BLOCK_M": 16, "BLOCK_N": 64}, num_warps=4)
 
@@ -159,6 +215,7 @@ def _interpreter(rows: int, length: int) -> Config:
 
 scan_configs = Configs("_scan_kernel", (_LONG, _SHORT), _choose, _interpreter)
 extreme_scan_configs = Configs("_extreme_scan_kernel", (_LONG, _SHORT), _choose, _interpreter)
+recurrence_configs = Configs("_recurrence_kernel", (_LONG, _SHORT), _choose, _interpreter)
 
 
 def _launch_scan(
@@ -229,10 +286,10 @@ def cumsum(x: Buffer, dim: int, dtype: memory.dtype | None = None, reverse: bool
     return _scan("cumsum", x, dim, dtype, SUM, 0, reverse)
 
 
-def cumprod(x: Buffer, dim: int, dtype: memory.dtype | None = None) -> Buffer:
+def cumprod(x: Buffer, dim: int, dtype: memory.dtype | None = None, reverse: bool = False) -> Buffer:
     """``out[i] = x[0] · … · x[i]`` along ``dim``; else as :func:`cumsum`."""
     dtype = dtype or (x.dtype if x.dtype.is_floating_point else memory.int64)
-    return _scan("cumprod", x, dim, dtype, PRODUCT, 1)
+    return _scan("cumprod", x, dim, dtype, PRODUCT, 1, reverse)
 
 
 def logcumsumexp(x: Buffer, dim: int) -> Buffer:
@@ -273,3 +330,51 @@ def cummax(x: Buffer, dim: int) -> tuple[Buffer, Buffer]:
 def cummin(x: Buffer, dim: int) -> tuple[Buffer, Buffer]:
     """The least of ``x[0] … x[i]`` and its position; as :func:`cummax`."""
     return _extreme_scan("cummin", x, dim, False)
+
+
+def recurrence(factor: Buffer, term: Buffer, dim: int, reverse: bool = False, shifted: bool = False) -> Buffer:
+    """``out[i] = factor[i] · out[i−1] + term[i]`` along ``dim``, from ``out[0] = term[0]``.
+
+    Args:
+        factor, term: floating point, of one shape and dtype, any strides.
+        reverse: from the end: ``out[i] = factor[i] · out[i+1] + term[i]``.
+        shifted: the factor is that of the element before: ``factor[i−1]`` (``factor[i+1]`` from the end).
+
+    An associative scan of the maps y -> a·y + b (Blelloch 1990, §1.4). FLOPs: four an element. Bytes: both read, the result
+    written once.
+
+    Raises:
+        RuntimeError: if shapes differ.
+        IndexError: if ``dim`` is out of range.
+    """
+    dtypes.check_floating("recurrence", factor=factor, term=term)
+    if factor.shape != term.shape:
+        raise RuntimeError(f"recurrence: expected one shape, got {tuple(factor.shape)} and {tuple(term.shape)}")
+    dim = _dimension("recurrence", term, dim)
+    out = memory.empty(term.shape, term.dtype, term.device, strides.like(term))
+    if not out.numel():
+        return out
+    rest = [k for k in range(term.dim()) if k != dim]
+    operands = factor, term, out
+    sizes, steps = walk([term.shape[k] for k in rest], *([x.stride(k) for k in rest] for x in operands))
+    rows, length = strides.numel(sizes), term.shape[dim] if term.dim() else 1
+    config = recurrence_configs(term.dtype, rows=rows, length=length)
+    launch(
+        _recurrence_kernel,
+        (cdiv(rows, config.blocks["BLOCK_M"]),),
+        *operands,
+        rows,
+        length,
+        sizes,
+        *steps,
+        *(x.stride(dim) if x.dim() else 1 for x in operands),
+        config=config,
+        cost=Cost(4 * out.numel(), nbytes(*operands)),
+        device=out.device,
+        REVERSE=reverse,
+        SHIFTED=shifted,
+        ACCUMULATE=dtypes.triton_dtype(dtypes.accumulate_dtype(term.dtype)),
+        INDEX=offset_dtype(*operands),
+        DIMS=len(sizes),
+    )
+    return out

@@ -213,3 +213,18 @@ def test_any_dimensions_of_any_view(shape, random, keepdim) -> None:
     x = torch.randn(shape).permute(random.sample(range(len(shape)), len(shape)))
     dim = tuple(random.sample(range(x.dim()), random.randint(1, x.dim())))
     assert_close(reduction.sum(x, dim, keepdim), x.double().sum(dim, keepdim), max(x.numel(), 1))
+
+
+@pytest.mark.parametrize("op", ["any", "all"])
+def test_truth_of_bytes_and_over_no_dimension(op: str) -> None:
+    """torch gives uint8 for uint8, and takes () as no dimension here alone."""
+    x = torch.tensor([[0, 3], [1, 2]], dtype=torch.uint8)
+    for dim in (None, 1, ()):
+        expected = getattr(torch, op)(x) if dim is None else getattr(torch, op)(x, dim=dim)
+        found = getattr(reduction, op)(x, dim)
+        assert found.dtype == expected.dtype and torch.equal(found, expected)
+
+
+def test_positions_among_bools_are_refused() -> None:
+    with pytest.raises(RuntimeError, match=r"argmax\(\): does not support bool input"):
+        reduction.argmax(torch.tensor([True, False]))

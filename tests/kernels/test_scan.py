@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tinyflow.kernels import scan
+from tinyflow.kernels.launch import Config
 
 from ..closeness import assert_close
 
@@ -27,6 +28,26 @@ def test_every_shipped_tile(op: str, config) -> None:
     with scan.scan_configs.forced(config):
         got = getattr(scan, op)(x, 1)
     assert_close(got, getattr(torch, op)(x.double(), 1), x.shape[1])
+
+
+@pytest.mark.parametrize("config", scan.recurrence_configs.shipped, ids=str)
+@pytest.mark.parametrize(("reverse", "shifted"), [(False, False), (True, False), (False, True), (True, True)])
+def test_every_shipped_tile_of_a_recurrence(config, reverse: bool, shifted: bool) -> None:
+    """Several tiles; an infinite factor where it has no say, and zeros, which cut the recurrence."""
+    factor, term = (normal(config.blocks["BLOCK_M"] + 2, config.blocks["BLOCK_N"] // 8 + 5) for _ in range(2))
+    factor[0, 3] = 0.0
+    ends = slice(-1, None) if reverse != shifted else slice(0, 1)
+    factor[1, ends] = math.inf
+    walk = range(factor.shape[1])[:: -1 if reverse else 1]
+    expected, before = torch.empty_like(term), None
+    for k in walk:
+        step = 0.0 if before is None else factor[:, before if shifted else k] * expected[:, before]
+        expected[:, k] = term[:, k] + step
+        before = k
+    tile = Config({**config.blocks, "BLOCK_N": config.blocks["BLOCK_N"] // 16})
+    with scan.recurrence_configs.forced(tile):
+        got = scan.recurrence(factor, term.t().contiguous().t(), 1, reverse, shifted)
+    assert_close(got, expected, 16)
 
 
 @pytest.mark.parametrize("config", scan.extreme_scan_configs.shipped, ids=str)

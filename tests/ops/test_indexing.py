@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 import tinyflow
+from tests.device import on_device
 from tinyflow.autograd import gradcheck, gradgradcheck
 
 ROWS = np.array([2, 0, 2, -1])
@@ -146,13 +149,55 @@ def test_masked_fill_in_place() -> None:
     np.testing.assert_array_equal(x.numpy(), np.where(MASK, 3.0, 1.0))
 
 
+@pytest.mark.parametrize(
+    ("dtype", "value"), [("int64", 2.5), ("int32", -2.5), ("uint8", -1), ("bool", -0.5), ("bool", float("inf"))]
+)
+def test_numbers_fill_integers_without_their_fraction(dtype: str, value: float) -> None:
+    place = torch.tensor([1, -1])
+    for call in (
+        lambda x, i: x.masked_fill(x == 0, value),
+        lambda x, i: x.index_fill(0, i, value),
+        lambda x, i: x.clone().masked_fill_(x == 0, value),
+    ):
+        expected = call(torch.zeros(3, dtype=getattr(torch, dtype)), place)
+        found = call(tinyflow.zeros(3, dtype=getattr(tinyflow, dtype)), on_device(place))
+        assert found.dtype == expected.dtype and found.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("m", [tinyflow, torch])
+def test_a_row_shown_several_times_is_not_written(m: Any) -> None:
+    x, index = m.zeros(1, 2).expand(3, 2), m.tensor([1])
+    with pytest.raises(RuntimeError, match="refers to a single memory location"):
+        x.index_add_(0, index, m.ones(1, 2))
+    with pytest.raises(RuntimeError, match="refers to a single memory location"):
+        x.scatter_(0, index.reshape(1, 1), 2.0)
+
+
+def test_integers_add_a_whole_multiple() -> None:
+    def call(m: Any) -> Any:
+        return m.zeros(3, dtype=m.int64).index_add(0, m.tensor([1, 1]), m.tensor([3, 4]), alpha=1.5)
+
+    assert call(tinyflow).tolist() == call(torch).tolist() == [0, 7, 0]
+
+
+def test_a_number_has_a_position_too() -> None:
+    for value, expected in ((2.0, [[0]]), (0.0, [[]])):
+        x = tinyflow.tensor(value)
+        assert [p.tolist() for p in x.nonzero(as_tuple=True)] == expected
+        assert [p.tolist() for p in tinyflow.where(x)] == expected
+
+
 def test_errors() -> None:
     x = tinyflow.zeros(3, 4)
     with pytest.raises(IndexError, match="index 3 is out of bounds for dimension 0 with size 3"):
         x[tinyflow.tensor([3])]
     with pytest.raises(RuntimeError, match=r"masked_fill: expected a bool mask, got torch.int64"):
         x.masked_fill(tinyflow.zeros(3, 4, dtype=tinyflow.int64), 1.0)
-    with pytest.raises(RuntimeError, match=r"value 1.5 cannot be converted to torch.int64"):
-        tinyflow.zeros(3, 4, dtype=tinyflow.int64).masked_fill(tinyflow.from_numpy(MASK), 1.5)
+    with pytest.raises(RuntimeError, match=r"value 300.5 cannot be converted to torch.int8 without overflow"):
+        x.to(tinyflow.int8).masked_fill(tinyflow.from_numpy(MASK), 300.5)
+    with pytest.raises(RuntimeError, match=r"value nan cannot be converted to torch.int64 without overflow"):
+        x.long().masked_fill(tinyflow.from_numpy(MASK), float("nan"))
+    with pytest.raises(RuntimeError, match=r"value 128 cannot be converted to torch.int8"):
+        x.to(tinyflow.int8).index_fill(0, tinyflow.tensor([0]), 128)
     with pytest.raises(RuntimeError, match="only supports a 0-dimensional value tensor"):
         x.masked_fill(tinyflow.from_numpy(MASK), tinyflow.ones(4))

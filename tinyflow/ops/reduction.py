@@ -12,6 +12,7 @@ from tinyflow.kernels.reduction import Dims, normalize_dims
 from tinyflow.ops import arithmetic
 from tinyflow.ops.creation import arange
 from tinyflow.ops.define import Op, define
+from tinyflow.ops.scan import product_of_others
 from tinyflow.tensor import Tensor
 
 METHODS = [
@@ -30,6 +31,7 @@ METHODS = [
     "all",
     "count_nonzero",
     "nansum",
+    "nanmean",
     "logsumexp",
     "norm",
     "aminmax",
@@ -50,6 +52,7 @@ __all__ = [
     "all",
     "count_nonzero",
     "nansum",
+    "nanmean",
     "logsumexp",
     "norm",
     "aminmax",
@@ -127,19 +130,7 @@ def _prod_grad(g: Tensor, x: Tensor, y: Tensor, dim: int | None, keepdim: bool) 
     shape = tuple(x.shape)
     if x.is_meta or not any(x == 0):
         return _spread(g * y, shape, dim, keepdim) / x
-    return _spread(g, shape, dim, keepdim) * _product_of_others(x, dim)
-
-
-def _product_of_others(x: Tensor, dim: int) -> Tensor:
-    """For each element the product of the others along ``dim``, from a table of n² factors: right at zeros too."""
-    if x.dim() == 0:
-        return x * 0 + 1
-    columns = x.transpose(dim, -1)
-    n = columns.shape[-1]
-    place = arange(n, device=x.device)
-    itself = place.reshape(n, 1) == place.reshape(1, n)
-    factors = arithmetic.where(itself, 1.0, columns.unsqueeze(-2))
-    return prod(factors, -1).transpose(dim, -1)
+    return _spread(g, shape, dim, keepdim) * product_of_others(x, dim)
 
 
 sum: Op = define(
@@ -204,6 +195,15 @@ def _norm_grad(g: Tensor, x: Tensor, y: Tensor, ord: float, dim: Dims, keepdim: 
     return g * arithmetic.sign(x) * (ties / sum(ties, dim, True))
 
 
+def nanmean(
+    input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: memory.dtype | None = None
+) -> Tensor:
+    """The mean over ``dim`` of the elements that are not NaN; NaN where there are none."""
+    if not input.dtype.is_floating_point:
+        raise RuntimeError(f"nanmean(): expected input to have floating point dtype but got {input.dtype}")
+    return nansum(input, dim, keepdim, dtype=dtype) / sum(input == input, dim, keepdim)
+
+
 def norm(
     input: Tensor,
     p: float | str | None = "fro",
@@ -228,8 +228,11 @@ def norm(
         raise RuntimeError(f"norm: expected a floating-point dtype, got {x.dtype}")
     if order == 0:
         return sum((x != 0).to(x.dtype), dim, keepdim)
-    magnitude = arithmetic.abs(x)
-    return arithmetic.pow(sum(arithmetic.pow(magnitude, order), dim, keepdim), 1 / order)
+    zero = x == 0  # where a power has no slope
+    powers = arithmetic.pow(arithmetic.abs(arithmetic.where(zero, 1.0, x)), order)
+    total = sum(arithmetic.where(zero, 0.0 if order > 0 else math.inf, powers), dim, keepdim)
+    nothing = total == 0
+    return arithmetic.where(nothing, 0.0, arithmetic.pow(arithmetic.where(nothing, 1.0, total), 1 / order))
 
 
 def aminmax(input: Tensor, *, dim: int | None = None, keepdim: bool = False) -> Range:
@@ -294,26 +297,28 @@ def std(
 
 def var_mean(
     input: Tensor,
-    dim: Dims = None,
+    dim: Dims | bool = None,
     unbiased: bool | None = None,
     keepdim: bool = False,
     *,
     correction: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(:func:`var`, :func:`mean`)."""
-    return var(input, dim, unbiased, keepdim, correction=correction), mean(input, dim, keepdim)
+    dim, correction = _spread_arguments(dim, unbiased, correction)
+    return _var(input, dim, correction, keepdim), mean(input, dim, keepdim)
 
 
 def std_mean(
     input: Tensor,
-    dim: Dims = None,
+    dim: Dims | bool = None,
     unbiased: bool | None = None,
     keepdim: bool = False,
     *,
     correction: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(:func:`std`, :func:`mean`)."""
-    return std(input, dim, unbiased, keepdim, correction=correction), mean(input, dim, keepdim)
+    dim, correction = _spread_arguments(dim, unbiased, correction)
+    return _std(input, dim, correction, keepdim), mean(input, dim, keepdim)
 
 
 def count_nonzero(input: Tensor, dim: Dims = None) -> Tensor:

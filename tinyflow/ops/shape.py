@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import operator
 from collections.abc import Sequence
@@ -10,19 +11,19 @@ from typing import Any
 from tinyflow.kernels import dtypes, elementwise, memory, strides
 from tinyflow.kernels.memory import Buffer
 from tinyflow.ops.define import define
-from tinyflow.ops.views import Diagonal, Expand, Permute, Reshape, Slice, Strided, check_strided, view_strides
+from tinyflow.ops.parts import share_out
+from tinyflow.ops.views import Diagonal, Expand, Permute, Reshape, Slice, view_strides
 from tinyflow.tensor import Tensor
 
 METHODS = [
     "view", "view_as", "reshape", "reshape_as", "flatten", "ravel", "unflatten", "squeeze", "unsqueeze", "permute",
     "transpose", "t", "movedim", "expand", "expand_as", "broadcast_to", "sum_to_size", "select", "narrow", "split",
-    "chunk", "unbind", "diagonal", "as_strided",
+    "chunk", "unbind", "diagonal",
 ]  # fmt: skip
 
 __all__ = [
     "reshape", "flatten", "ravel", "unflatten", "squeeze", "unsqueeze", "permute", "transpose", "t", "movedim",
-    "broadcast_to", "broadcast_tensors", "select", "narrow", "split", "chunk", "unbind", "diagonal", "as_strided",
-    "cat", "stack",
+    "broadcast_to", "broadcast_tensors", "select", "narrow", "split", "chunk", "unbind", "diagonal", "cat", "stack",
 ]  # fmt: skip
 
 Shape = tuple[int, ...]
@@ -44,11 +45,20 @@ def dimension(op: str, dim: int, ndim: int) -> int:
     return dim % bound
 
 
-def _sizes(sizes: tuple[Any, ...]) -> Shape:
-    """The shape in ``f(2, 3)`` and ``f((2, 3))`` alike."""
-    if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)):
-        sizes = tuple(sizes[0])
-    return tuple(operator.index(n) for n in sizes)
+def listed(op: str, values: tuple[Any, ...], **named: Any) -> Shape:
+    """The integers in ``f(2, 3)``, ``f((2, 3))`` and ``f(name=(2, 3))`` alike.
+
+    Raises:
+        TypeError: if they are given twice, or are no integers.
+    """
+    for name, value in named.items():
+        if value is not None:
+            if values:
+                raise TypeError(f"{op}() got multiple values for argument '{name}'")
+            values = (value,)
+    if len(values) == 1 and isinstance(values[0], (tuple, list)):
+        values = tuple(values[0])
+    return tuple([operator.index(n) for n in values])
 
 
 def _infer(op: str, shape: Shape, numel: int) -> Shape:
@@ -72,15 +82,19 @@ def _infer(op: str, shape: Shape, numel: int) -> Shape:
 # ---- reshape -------------------------------------------------------------------------------------------------------
 
 
-def view(self: Tensor, *shape: Any) -> Tensor:
+def view(self: Tensor, *shape: Any, size: Sequence[int] | None = None, dtype: memory.dtype | None = None) -> Tensor:
     """The same memory in another shape; one size may be -1. ``view(dtype)`` reads the bytes as another dtype.
 
     Raises:
         RuntimeError: if only a copy could have that shape.
     """
-    if len(shape) == 1 and isinstance(shape[0], memory.dtype):
-        return Tensor(memory.reinterpret(self._data, shape[0]), _counter=self._counter)
-    return Reshape(_infer("view", _sizes(shape), self.numel())).record(self)
+    if dtype is None and len(shape) == 1 and isinstance(shape[0], memory.dtype):
+        dtype, shape = shape[0], ()
+    if dtype is not None:
+        if shape or size is not None:
+            raise TypeError("view(): expected a shape or a dtype, got both")
+        return Tensor(memory.reinterpret(self._data, dtype), _counter=self._counter)
+    return Reshape(_infer("view", listed("view", shape, size=size), self.numel())).record(self)
 
 
 def view_as(self: Tensor, other: Tensor) -> Tensor:
@@ -91,9 +105,9 @@ def view_as(self: Tensor, other: Tensor) -> Tensor:
 _compact = define(elementwise.contiguous, name="clone", x=lambda g: g)
 
 
-def reshape(input: Tensor, *shape: Any) -> Tensor:
+def reshape(input: Tensor, *sizes: Any, shape: Sequence[int] | None = None) -> Tensor:
     """A view in another shape where strides allow it, else a copy; one size may be -1."""
-    wanted = _infer("reshape", _sizes(shape), input.numel())
+    wanted = _infer("reshape", listed("reshape", sizes, shape=shape), input.numel())
     if view_strides(input._data, wanted) is None:
         input = _compact(input)
     return Reshape(wanted).record(input)
@@ -132,7 +146,10 @@ def squeeze(input: Tensor, dim: int | Sequence[int] | None = None) -> Tensor:
     if dim is None:
         dropped = set(range(input.dim()))
     else:
-        dropped = {dimension("squeeze", d, input.dim()) for d in ((dim,) if isinstance(dim, int) else dim)}
+        named = [dimension("squeeze", d, input.dim()) for d in ((dim,) if isinstance(dim, int) else dim)]
+        dropped = set(named)
+        if len(dropped) < len(named):
+            raise RuntimeError(f"squeeze: dim {max(named, key=named.count)} appears multiple times in the list of dims")
     picks = tuple(0 if n == 1 and k in dropped else (0, 1, n) for k, n in enumerate(input.shape))
     return Slice(picks, label="squeeze").record(input)
 
@@ -147,9 +164,9 @@ def unsqueeze(input: Tensor, dim: int) -> Tensor:
 # ---- order of dimensions -------------------------------------------------------------------------------------------
 
 
-def permute(input: Tensor, *dims: Any) -> Tensor:
+def permute(input: Tensor, *order: Any, dims: Sequence[int] | None = None) -> Tensor:
     """Dimensions in another order."""
-    wanted = _sizes(dims)
+    wanted = listed("permute", order, dims=dims)
     if len(wanted) != input.dim():
         raise RuntimeError(
             f"permute(sparse_coo): number of dimensions in the tensor input does not match the length of the desired "
@@ -157,10 +174,10 @@ def permute(input: Tensor, *dims: Any) -> Tensor:
                 "(sparse_coo)", ""
             )
         )
-    order = tuple(dimension("permute", d, input.dim()) for d in wanted)
-    if len(set(order)) != len(order):
+    found = tuple(dimension("permute", d, input.dim()) for d in wanted)
+    if len(set(found)) != len(found):
         raise RuntimeError(f"permute(): duplicate dims are not allowed, got {wanted}")
-    return Permute(order, label="permute").record(input)
+    return Permute(found, label="permute").record(input)
 
 
 def transpose(input: Tensor, dim0: int, dim1: int) -> Tensor:
@@ -207,9 +224,9 @@ def movedim(input: Tensor, source: int | Sequence[int], destination: int | Seque
 # ---- repeating -----------------------------------------------------------------------------------------------------
 
 
-def expand(self: Tensor, *sizes: Any) -> Tensor:
+def expand(self: Tensor, *sizes: Any, size: Sequence[int] | None = None) -> Tensor:
     """Dimensions of size 1, and new leading ones, repeated without a copy; -1 keeps a size."""
-    wanted = _sizes(sizes)
+    wanted = listed("expand", sizes, size=size)
     lead = len(wanted) - self.dim()
     if lead < 0:
         raise RuntimeError(
@@ -253,7 +270,7 @@ def sum_to_size(self: Tensor, *size: Any) -> Tensor:
     Raises:
         RuntimeError: if ``size`` does not expand to this shape.
     """
-    shape = _sizes(size)
+    shape = listed("sum_to_size", size)
     lead = self.dim() - len(shape)
     if lead < 0 or any(n not in (1, m) for n, m in zip(shape, self.shape[max(lead, 0) :])):
         raise RuntimeError(f"sum_to_size: size {list(shape)} is not expandable to size {list(self.shape)}.")
@@ -293,6 +310,8 @@ def narrow(input: Tensor, dim: int, start: int, length: int) -> Tensor:
 
 def split(input: Tensor, split_size_or_sections: int | Sequence[int], dim: int = 0) -> tuple[Tensor, ...]:
     """Parts of equal size (the last may be smaller), or of the sizes listed."""
+    if input.dim() == 0:
+        raise RuntimeError("split expects at least a 1-dimensional tensor")
     d = dimension("split", dim, input.dim())
     n = input.shape[d]
     if isinstance(split_size_or_sections, int):
@@ -302,27 +321,42 @@ def split(input: Tensor, split_size_or_sections: int | Sequence[int], dim: int =
         sizes = [min(size, n - k) for k in range(0, n, size)] if n else [0]
     else:
         sizes = list(split_size_or_sections)
-        if sum(sizes) != n:
+        if sum(sizes) != n or any(size < 0 for size in sizes):
             raise RuntimeError(
                 f"split_with_sizes expects split_sizes to sum exactly to {n} (input tensor's size at dimension {d}), "
                 f"but got {sizes}"
             )
-    starts = [sum(sizes[:k]) for k in range(len(sizes))]
-    return tuple(narrow(input, d, start, size) for start, size in zip(starts, sizes))
+    label = "split" if isinstance(split_size_or_sections, int) else "split_with_sizes"
+    return share_out(input, _sections(input.shape, d, sizes), label)
+
+
+def _sections(shape: Sequence[int], d: int, sizes: Sequence[int]) -> list[Slice]:
+    """The views of parts of ``sizes`` that follow one another along ``d``."""
+    full = [(0, 1, n) for n in shape]
+    starts = itertools.accumulate(sizes, initial=0)
+    return [Slice((*full[:d], (start, 1, size), *full[d + 1 :]), label="slice") for start, size in zip(starts, sizes)]
 
 
 def chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
-    """At most ``chunks`` parts of equal size."""
+    """At most ``chunks`` parts of equal size; of nothing so many empty ones."""
+    if input.dim() == 0:
+        raise RuntimeError("chunk expects at least a 1-dimensional tensor")
     if chunks <= 0:
         raise RuntimeError(f"chunk expects `chunks` to be greater than 0, got: {chunks}")
     n = input.shape[dimension("chunk", dim, input.dim())]
+    if n == 0:
+        return split(input, [0] * chunks, dim)
     return split(input, max(-(-n // chunks), 1), dim)
 
 
 def unbind(input: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
     """Every slice of ``dim``."""
+    if input.dim() == 0:
+        raise IndexError("unbind(): dimension specified as 0 but tensor has no dimensions")
     d = dimension("unbind", dim, input.dim())
-    return tuple(select(input, d, k) for k in range(input.shape[d]))
+    full = [(0, 1, n) for n in input.shape]
+    views = [Slice((*full[:d], k, *full[d + 1 :]), label="select") for k in range(input.shape[d])]
+    return share_out(input, views, "unbind")
 
 
 def diagonal(input: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Tensor:
@@ -331,27 +365,6 @@ def diagonal(input: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Te
     if a == b:
         raise RuntimeError(f"diagonal dimensions cannot be identical {dim1}, {dim2}")
     return Diagonal(offset, a, b, label="diagonal").record(input)
-
-
-def as_strided(input: Tensor, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = None) -> Tensor:
-    """Explicit shape and strides over the same memory. Not differentiable where elements repeat.
-
-    Raises:
-        RuntimeError: if it would reach outside the memory, or repeats elements of a tensor that requires grad.
-    """
-    offset = input.storage_offset() if storage_offset is None else storage_offset
-    shown = Strided(tuple(size), tuple(stride), offset, label="as_strided")
-    empty = 0 in size
-    end = offset if empty else offset + sum((n - 1) * st for n, st in zip(size, stride))
-    limit = input._data.untyped_storage().nbytes() // input.element_size()
-    if offset < 0 or (not empty and end >= limit):
-        raise RuntimeError(
-            f"as_strided: size {tuple(size)} and stride {tuple(stride)} at offset {offset} need {end + 1} elements, "
-            f"but the storage has {limit}"
-        )
-    if input.requires_grad:
-        check_strided(input, size, stride)
-    return shown.record(input)
 
 
 # ---- joining -------------------------------------------------------------------------------------------------------
@@ -382,7 +395,8 @@ def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     Raises:
         RuntimeError: if there is none, or they differ in another dimension.
     """
-    tensors = [x for x in tensors if tuple(x.shape) != (0,)] or list(tensors[:1])
+    given = tensors
+    tensors = [x for x in given if tuple(x.shape) != (0,)] or list(given[:1])
     if not tensors:
         raise RuntimeError("cat(): expected a non-empty list of Tensors")
     if tensors[0].dim() == 0:
@@ -397,8 +411,8 @@ def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
                 f"cat(): sizes of tensors must match except in dimension {d}: tensor 0 is {tuple(tensors[0].shape)}, "
                 f"tensor {k} is {tuple(x.shape)}"
             )
-    dtype = tensors[0].dtype
-    for x in tensors[1:]:
+    dtype = given[0].dtype
+    for x in given[1:]:
         dtype = dtypes.promote_types(dtype, x.dtype)
     return _cat_op(tensors, d, dtype)
 

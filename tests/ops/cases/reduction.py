@@ -38,5 +38,12 @@ CASES = [
     case("logsumexp", (np.array([[-np.inf, -np.inf], [np.inf, 1.0]]),), torch=torch.logsumexp, dim=1, gradient=False),
     case("nansum", (np.array([[1.0, np.nan], [2.0, 3.0]]),), torch=torch.nansum, dim=1, second=False, gradient=False),
     case("nansum", (CUBE,), torch=torch.nansum, length=30),
+    *[case("nanmean", (np.array([[1.0, np.nan, 4.0], [2.0, 3.0, 0.5]]),), torch=torch.nanmean, dim=d, gradient=False,
+           length=6) for d in (None, 0, (0, 1))],
+    case("nanmean", (CUBE,), torch=torch.nanmean, dim=1, length=5),
+    *[case(n, (CUBE,), torch=getattr(torch, n), unbiased=False, output=1, length=30, gradient=False)
+      for n in ("var_mean", "std_mean")],
+    case("norm", (WITH_ZEROS,), torch=torch.norm, p=-1.5, dim=1, gradient=False, label="p=-1.5"),
+    case("dist", (CUBE, (5, 1)), torch=torch.dist, p=3, length=30),
     *[case("aminmax", (CUBE,), torch=torch.aminmax, dim=1, output=k, spaced=True) for k in (0, 1)],
 ]  # fmt: skip
