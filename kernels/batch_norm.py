@@ -10,6 +10,9 @@ two sums and one for the result:
 
     grad_bias = Σ g      grad_weight = Σ g·x̂      grad_x = weight · invstd · (g − (grad_bias + x̂ · grad_weight) / n)
 
+In the interpreter, where a launch costs more than its work, a program whose one tile holds all pixels of its channels
+goes on from its sums to the result, forward and backward.
+
 A *pixel* is a position in all dimensions but the channels. Memory with the channels innermost is the fast path.
 """
 
@@ -22,6 +25,7 @@ import triton.language as tl
 
 from tinyflow.kernels import dtypes, memory, strides
 from tinyflow.kernels.addressing import float_bits, float_from_bits, offsets, walk
+from tinyflow.kernels.configs import interpreting
 from tinyflow.kernels.elementwise import contiguous, fill
 from tinyflow.kernels.launch import (
     MAX_BLOCK,
@@ -48,15 +52,84 @@ def channel_values(ptr, c, channels, default, COMPUTE: tl.constexpr):
 
 
 @triton.jit
+def _tile_places(p, last, c, channels, sizes, strides, stride_c, DIMS: tl.constexpr):
+    """Where pixels ``p`` and channels ``c`` of a buffer lie, and which of them exist."""
+    mask = (p < last)[:, None] & (c < channels)[None, :]
+    return offsets(p, sizes, strides, DIMS)[:, None] + (c * stride_c)[None, :], mask
+
+
+@triton.jit
+def _store_statistics(
+    mean_ptr,
+    invstd_ptr,
+    running_mean_ptr,
+    running_var_ptr,
+    running_mean_stride,
+    running_var_stride,
+    mean,
+    squares,
+    c,
+    exists,
+    total,
+    eps_bits,
+    momentum_bits,
+    COMPUTE: tl.constexpr,
+):
+    invstd = 1.0 / tl.sqrt(squares / total + float_from_bits(eps_bits).to(COMPUTE))
+    tl.store(mean_ptr + c, mean, mask=exists)
+    tl.store(invstd_ptr + c, invstd, mask=exists)
+    momentum = float_from_bits(momentum_bits).to(COMPUTE)
+    if running_mean_ptr is not None:
+        at_mean = running_mean_ptr + c * running_mean_stride
+        running = tl.load(at_mean, mask=exists, other=0).to(COMPUTE)
+        running = (1.0 - momentum) * running + momentum * mean
+        tl.store(at_mean, running.to(running_mean_ptr.dtype.element_ty), mask=exists)
+    if running_var_ptr is not None:
+        at_var = running_var_ptr + c * running_var_stride
+        running = tl.load(at_var, mask=exists, other=0).to(COMPUTE)
+        running = (1.0 - momentum) * running + momentum * (squares / (total - 1.0))
+        tl.store(at_var, running.to(running_var_ptr.dtype.element_ty), mask=exists)
+    return invstd
+
+
+@triton.jit
+def _normalised(x, mean, invstd, weight_ptr, bias_ptr, c, channels, COMPUTE: tl.constexpr):
+    scale = invstd * channel_values(weight_ptr, c, channels, 1.0, COMPUTE)
+    bias = channel_values(bias_ptr, c, channels, 0.0, COMPUTE)
+    return (x - mean[None, :]) * scale[None, :] + bias[None, :]
+
+
+@triton.jit
+def _input_grad(g, centred, invstd, sum_g, grad_weight, total, weight_ptr, c, channels, COMPUTE: tl.constexpr):
+    """In training; ``centred`` is x − mean."""
+    scale = invstd * channel_values(weight_ptr, c, channels, 1.0, COMPUTE)
+    slope = grad_weight * invstd / total
+    return (g - (sum_g / total)[None, :] - centred * slope[None, :]) * scale[None, :]
+
+
+@triton.jit(do_not_specialize=["eps_bits", "momentum_bits"])
 def _batch_norm_statistics_kernel(
     x_ptr,
-    partial_ptr,  # [2, splits, channels]: mean, sum of squared deviations
+    y_ptr,  # the normalised result, where one tile holds all pixels and it is wanted at once; or None
+    weight_ptr,
+    bias_ptr,
+    partial_ptr,  # [2, splits, channels]: mean, sum of squared deviations; None for a single split, which finishes
+    mean_ptr,
+    invstd_ptr,
+    running_mean_ptr,
+    running_var_ptr,
+    running_mean_stride,
+    running_var_stride,
     pixels,
     channels,
     split_pixels,
+    eps_bits,
+    momentum_bits,
     sizes,
     x_strides,
+    y_strides,
     x_stride_c,
+    y_stride_c,
     ONE_TILE: tl.constexpr,  # whether a split is one tile
     DIMS: tl.constexpr,
     COMPUTE: tl.constexpr,
@@ -71,21 +144,20 @@ def _batch_norm_statistics_kernel(
     lane = tl.arange(0, BLOCK_P).to(INDEX)
     total = tl.cast(last - first, COMPUTE)
     if ONE_TILE:
-        mask = (first + lane < last)[:, None] & (c < channels)[None, :]
-        at = offsets(first + lane, sizes, x_strides, DIMS)[:, None] + (c * x_stride_c)[None, :]
+        at, mask = _tile_places(first + lane, last, c, channels, sizes, x_strides, x_stride_c, DIMS)
         x = tl.load(x_ptr + at, mask=mask, other=0).to(COMPUTE)
         mean = tl.sum(x, axis=0) / total
         deviation = tl.where(mask, x - mean[None, :], 0.0)
-        rounding = tl.sum(deviation, axis=0) / total  # what the sum above lost
-        squares = tl.sum(deviation * deviation, axis=0) - rounding * rounding * total
+        lost = tl.sum(deviation, axis=0)  # by the sum above
+        squares = tl.sum(deviation * deviation, axis=0)
+        rounding = lost / total
+        squares -= rounding * rounding * total
     else:
         # Each lane of the tile follows its own pixels, so that the loop has no reduction in it
         lane_mean = tl.zeros([BLOCK_P, BLOCK_C], COMPUTE)
         lane_squares = tl.zeros([BLOCK_P, BLOCK_C], COMPUTE)
         for start in range(first, last, BLOCK_P):
-            p = start + lane
-            mask = (p < last)[:, None] & (c < channels)[None, :]
-            at = offsets(p, sizes, x_strides, DIMS)[:, None] + (c * x_stride_c)[None, :]
+            at, mask = _tile_places(start + lane, last, c, channels, sizes, x_strides, x_stride_c, DIMS)
             x = tl.load(x_ptr + at, mask=mask, other=0).to(COMPUTE)
             delta = tl.where(mask, x - lane_mean, 0.0)
             lane_mean += delta / tl.cast((start - first) // BLOCK_P + 1, COMPUTE)
@@ -96,9 +168,31 @@ def _batch_norm_statistics_kernel(
         rounding = tl.sum(weighted, axis=0) / total
         squares = tl.sum(lane_squares + weighted * (lane_mean - mean[None, :]), axis=0) - rounding * rounding * total
     mean += rounding
-    out = split * channels + c
-    tl.store(partial_ptr + out, mean, mask=c < channels)
-    tl.store(partial_ptr + tl.num_programs(0).to(INDEX) * channels + out, squares, mask=c < channels)
+    if partial_ptr is None:
+        invstd = _store_statistics(
+            mean_ptr,
+            invstd_ptr,
+            running_mean_ptr,
+            running_var_ptr,
+            running_mean_stride,
+            running_var_stride,
+            mean,
+            squares,
+            c,
+            c < channels,
+            total,
+            eps_bits,
+            momentum_bits,
+            COMPUTE,
+        )
+        if y_ptr is not None:
+            y = _normalised(x, mean, invstd, weight_ptr, bias_ptr, c, channels, COMPUTE)
+            y_at, mask = _tile_places(first + lane, last, c, channels, sizes, y_strides, y_stride_c, DIMS)
+            tl.store(y_ptr + y_at, y.to(y_ptr.dtype.element_ty), mask=mask)
+    else:
+        out = split * channels + c
+        tl.store(partial_ptr + out, mean, mask=c < channels)
+        tl.store(partial_ptr + tl.num_programs(0).to(INDEX) * channels + out, squares, mask=c < channels)
 
 
 @triton.jit(do_not_specialize=["eps_bits", "momentum_bits"])
@@ -132,20 +226,22 @@ def _batch_norm_finish_statistics_kernel(
     mean = tl.sum(counts * split_means, axis=0) / total
     delta = tl.where(mask, split_means - mean[None, :], 0.0)
     squares = tl.sum(split_squares + counts * delta * delta, axis=0)
-    invstd = 1.0 / tl.sqrt(squares / total + float_from_bits(eps_bits).to(COMPUTE))
-    tl.store(mean_ptr + c, mean, mask=c < channels)
-    tl.store(invstd_ptr + c, invstd, mask=c < channels)
-    momentum = float_from_bits(momentum_bits).to(COMPUTE)
-    if running_mean_ptr is not None:
-        at_mean = running_mean_ptr + c * running_mean_stride
-        running = tl.load(at_mean, mask=c < channels, other=0).to(COMPUTE)
-        running = (1.0 - momentum) * running + momentum * mean
-        tl.store(at_mean, running.to(running_mean_ptr.dtype.element_ty), mask=c < channels)
-    if running_var_ptr is not None:
-        at_var = running_var_ptr + c * running_var_stride
-        running = tl.load(at_var, mask=c < channels, other=0).to(COMPUTE)
-        running = (1.0 - momentum) * running + momentum * (squares / (total - 1.0))
-        tl.store(at_var, running.to(running_var_ptr.dtype.element_ty), mask=c < channels)
+    _store_statistics(
+        mean_ptr,
+        invstd_ptr,
+        running_mean_ptr,
+        running_var_ptr,
+        running_mean_stride,
+        running_var_stride,
+        mean,
+        squares,
+        c,
+        c < channels,
+        total,
+        eps_bits,
+        momentum_bits,
+        COMPUTE,
+    )
 
 
 @triton.jit(do_not_specialize=["eps_bits"])
@@ -173,17 +269,14 @@ def _batch_norm_apply_kernel(
 ):
     p = tl.program_id(0).to(INDEX) * BLOCK_P + tl.arange(0, BLOCK_P).to(INDEX)
     c = tl.program_id(1).to(INDEX) * BLOCK_C + tl.arange(0, BLOCK_C).to(INDEX)
-    mask = (p < pixels)[:, None] & (c < channels)[None, :]
     mean = channel_values(mean_ptr, c, channels, 0.0, COMPUTE)
     spread = channel_values(spread_ptr, c, channels, 1.0, COMPUTE)
     if SPREAD_IS_VARIANCE:
         spread = 1.0 / tl.sqrt(spread + float_from_bits(eps_bits).to(COMPUTE))
-    scale = spread * channel_values(weight_ptr, c, channels, 1.0, COMPUTE)
-    bias = channel_values(bias_ptr, c, channels, 0.0, COMPUTE)
-    x_at = offsets(p, sizes, x_strides, DIMS)[:, None] + (c * x_stride_c)[None, :]
-    y_at = offsets(p, sizes, y_strides, DIMS)[:, None] + (c * y_stride_c)[None, :]
+    x_at, mask = _tile_places(p, pixels, c, channels, sizes, x_strides, x_stride_c, DIMS)
+    y_at, mask = _tile_places(p, pixels, c, channels, sizes, y_strides, y_stride_c, DIMS)
     x = tl.load(x_ptr + x_at, mask=mask, other=0).to(COMPUTE)
-    y = (x - mean[None, :]) * scale[None, :] + bias[None, :]
+    y = _normalised(x, mean, spread, weight_ptr, bias_ptr, c, channels, COMPUTE)
     tl.store(y_ptr + y_at, y.to(y_ptr.dtype.element_ty), mask=mask)
 
 
@@ -192,15 +285,23 @@ def _batch_norm_gradient_sums_kernel(
     g_ptr,
     x_ptr,
     mean_ptr,
-    partial_ptr,  # [2, splits, channels]: Σ g, Σ g·(x − mean)
+    partial_ptr,  # [2, splits, channels]: Σ g, Σ g·(x − mean); None for a single split, which finishes
+    invstd_ptr,
+    grad_weight_ptr,
+    grad_bias_ptr,
+    grad_x_ptr,  # the gradient of x in training, where one tile holds all pixels and it is wanted at once; or None
+    weight_ptr,
     pixels,
     channels,
     split_pixels,
     sizes,
     g_strides,
     x_strides,
+    grad_x_strides,
     g_stride_c,
     x_stride_c,
+    grad_x_stride_c,
+    ONE_TILE: tl.constexpr,  # whether a split is one tile
     DIMS: tl.constexpr,
     COMPUTE: tl.constexpr,
     INDEX: tl.constexpr,
@@ -212,20 +313,40 @@ def _batch_norm_gradient_sums_kernel(
     first = split * split_pixels
     last = tl.minimum(first + split_pixels, pixels)
     mean = channel_values(mean_ptr, c, channels, 0.0, COMPUTE)
-    lane_g = tl.zeros([BLOCK_P, BLOCK_C], COMPUTE)
-    lane_gx = tl.zeros([BLOCK_P, BLOCK_C], COMPUTE)
-    for start in range(first, last, BLOCK_P):
-        p = start + tl.arange(0, BLOCK_P).to(INDEX)
-        mask = (p < last)[:, None] & (c < channels)[None, :]
-        g_at = offsets(p, sizes, g_strides, DIMS)[:, None] + (c * g_stride_c)[None, :]
-        x_at = offsets(p, sizes, x_strides, DIMS)[:, None] + (c * x_stride_c)[None, :]
-        g = tl.load(g_ptr + g_at, mask=mask, other=0).to(COMPUTE)
+    lane = tl.arange(0, BLOCK_P).to(INDEX)
+    if ONE_TILE:
+        g_at, mask = _tile_places(first + lane, last, c, channels, sizes, g_strides, g_stride_c, DIMS)
+        x_at, mask = _tile_places(first + lane, last, c, channels, sizes, x_strides, x_stride_c, DIMS)
+        lane_g = tl.load(g_ptr + g_at, mask=mask, other=0).to(COMPUTE)
         x = tl.load(x_ptr + x_at, mask=mask, other=0).to(COMPUTE)
-        lane_g += g
-        lane_gx += g * (x - mean[None, :])
-    out = split * channels + c
-    tl.store(partial_ptr + out, tl.sum(lane_g, axis=0), mask=c < channels)
-    tl.store(partial_ptr + tl.num_programs(0).to(INDEX) * channels + out, tl.sum(lane_gx, axis=0), mask=c < channels)
+        centred = x - mean[None, :]
+        lane_gx = lane_g * centred
+    else:
+        lane_g = tl.zeros([BLOCK_P, BLOCK_C], COMPUTE)
+        lane_gx = tl.zeros([BLOCK_P, BLOCK_C], COMPUTE)
+        for start in range(first, last, BLOCK_P):
+            g_at, mask = _tile_places(start + lane, last, c, channels, sizes, g_strides, g_stride_c, DIMS)
+            x_at, mask = _tile_places(start + lane, last, c, channels, sizes, x_strides, x_stride_c, DIMS)
+            g = tl.load(g_ptr + g_at, mask=mask, other=0).to(COMPUTE)
+            x = tl.load(x_ptr + x_at, mask=mask, other=0).to(COMPUTE)
+            lane_g += g
+            lane_gx += g * (x - mean[None, :])
+    sum_g = tl.sum(lane_g, axis=0)
+    sum_gx = tl.sum(lane_gx, axis=0)
+    if partial_ptr is None:
+        invstd = tl.load(invstd_ptr + c, mask=c < channels, other=0)
+        grad_weight = sum_gx * invstd
+        tl.store(grad_weight_ptr + c, grad_weight, mask=c < channels)
+        tl.store(grad_bias_ptr + c, sum_g, mask=c < channels)
+        if grad_x_ptr is not None:
+            total = tl.cast(pixels, COMPUTE)
+            grad_x = _input_grad(lane_g, centred, invstd, sum_g, grad_weight, total, weight_ptr, c, channels, COMPUTE)
+            at, mask = _tile_places(first + lane, last, c, channels, sizes, grad_x_strides, grad_x_stride_c, DIMS)
+            tl.store(grad_x_ptr + at, grad_x.to(grad_x_ptr.dtype.element_ty), mask=mask)
+    else:
+        out = split * channels + c
+        tl.store(partial_ptr + out, sum_g, mask=c < channels)
+        tl.store(partial_ptr + tl.num_programs(0).to(INDEX) * channels + out, sum_gx, mask=c < channels)
 
 
 @triton.jit
@@ -281,21 +402,21 @@ def _batch_norm_input_grad_kernel(
 ):
     p = tl.program_id(0).to(INDEX) * BLOCK_P + tl.arange(0, BLOCK_P).to(INDEX)
     c = tl.program_id(1).to(INDEX) * BLOCK_C + tl.arange(0, BLOCK_C).to(INDEX)
-    mask = (p < pixels)[:, None] & (c < channels)[None, :]
     invstd = channel_values(invstd_ptr, c, channels, 1.0, COMPUTE)
-    scale = invstd * channel_values(weight_ptr, c, channels, 1.0, COMPUTE)
-    g_at = offsets(p, sizes, g_strides, DIMS)[:, None] + (c * g_stride_c)[None, :]
-    out_at = offsets(p, sizes, grad_x_strides, DIMS)[:, None] + (c * grad_x_stride_c)[None, :]
+    g_at, mask = _tile_places(p, pixels, c, channels, sizes, g_strides, g_stride_c, DIMS)
+    out_at, mask = _tile_places(p, pixels, c, channels, sizes, grad_x_strides, grad_x_stride_c, DIMS)
     g = tl.load(g_ptr + g_at, mask=mask, other=0).to(COMPUTE)
     if TRAINING:
-        x_at = offsets(p, sizes, x_strides, DIMS)[:, None] + (c * x_stride_c)[None, :]
+        x_at, mask = _tile_places(p, pixels, c, channels, sizes, x_strides, x_stride_c, DIMS)
         x = tl.load(x_ptr + x_at, mask=mask, other=0).to(COMPUTE)
         mean = channel_values(mean_ptr, c, channels, 0.0, COMPUTE)
+        sum_g = channel_values(grad_bias_ptr, c, channels, 0.0, COMPUTE)
+        grad_weight = channel_values(grad_weight_ptr, c, channels, 0.0, COMPUTE)
         total = tl.cast(pixels, COMPUTE)
-        mean_g = channel_values(grad_bias_ptr, c, channels, 0.0, COMPUTE) / total
-        slope = channel_values(grad_weight_ptr, c, channels, 0.0, COMPUTE) * invstd / total
-        g = g - mean_g[None, :] - (x - mean[None, :]) * slope[None, :]
-    grad_x = g * scale[None, :]
+        centred = x - mean[None, :]
+        grad_x = _input_grad(g, centred, invstd, sum_g, grad_weight, total, weight_ptr, c, channels, COMPUTE)
+    else:
+        grad_x = g * (invstd * channel_values(weight_ptr, c, channels, 1.0, COMPUTE))[None, :]
     tl.store(grad_x_ptr + out_at, grad_x.to(grad_x_ptr.dtype.element_ty), mask=mask)
 
 
@@ -304,6 +425,9 @@ _WIDE = Config({"BLOCK_P": 32, "BLOCK_C": 128})
 
 #: Partial results of one channel: enough programs to fill a GPU, few enough for one finishing tile.
 _MAX_SPLITS = 256
+
+#: Tiles of so many elements, which only the interpreter has, are a split each: a loop over several costs more there.
+_HUGE_TILE = 2**16
 
 
 def _choose(pixels: int, channels: int) -> Config:
@@ -325,9 +449,17 @@ def pixel_splits(config: Config, pixels: int, channels: int) -> tuple[int, int]:
     """How many splits of how many pixels (a whole number of tiles) share a reduction; it depends on shapes alone."""
     block_p = config.blocks["BLOCK_P"]
     tiles = cdiv(pixels, block_p)
-    wanted = max(1, min(_MAX_SPLITS, 1024 // cdiv(channels, config.blocks["BLOCK_C"]), tiles // 4))
+    if block_p * config.blocks["BLOCK_C"] >= _HUGE_TILE:
+        wanted = min(_MAX_SPLITS, tiles)
+    else:
+        wanted = max(1, min(_MAX_SPLITS, 1024 // cdiv(channels, config.blocks["BLOCK_C"]), tiles // 4))
     split_pixels = cdiv(tiles, wanted) * block_p
     return cdiv(pixels, split_pixels), split_pixels
+
+
+def _is_one_program(splits: int, one_tile: bool) -> bool:
+    """True where a program that has a channel's sums goes on to its result: a launch costs more than its work."""
+    return interpreting() and splits == 1 and one_tile
 
 
 def finish_config(splits: int, channels: int) -> Config:
@@ -403,8 +535,11 @@ def batch_norm(
     _check_input(op, x, training=True)
     _check_parameters(op, x, weight=weight, bias=bias)
     check_same_device(op, x=x, weight=weight, bias=bias)
-    mean, invstd = batch_norm_statistics(x, running_mean, running_var, momentum, eps)
-    return _apply(x, mean, invstd, weight, bias, eps, spread_is_variance=False), mean, invstd
+    y = memory.empty(x.shape, x.dtype, x.device, _output_strides(x))
+    mean, invstd, done = _statistics(x, running_mean, running_var, momentum, eps, y, weight, bias)
+    if not done:
+        _apply(y, x, mean, invstd, weight, bias, eps, spread_is_variance=False)
+    return y, mean, invstd
 
 
 def batch_norm_statistics(
@@ -418,6 +553,20 @@ def batch_norm_statistics(
 
     Arguments, dtypes and errors as in :func:`batch_norm`. FLOPs: 6 an element. Least bytes: ``x`` once.
     """
+    return _statistics(x, running_mean, running_var, momentum, eps)[:2]
+
+
+def _statistics(
+    x: Buffer,
+    running_mean: Buffer | None,
+    running_var: Buffer | None,
+    momentum: float,
+    eps: float,
+    y: Buffer | None = None,
+    weight: Buffer | None = None,
+    bias: Buffer | None = None,
+) -> tuple[Buffer, Buffer, bool]:
+    """Mean and ``invstd``, and whether ``y`` was filled with the result too: where one tile holds all pixels."""
     op = "batch_norm"
     dtypes.check_floating(op, x=x)
     pixels, channels = _check_input(op, x, training=True)
@@ -428,40 +577,55 @@ def batch_norm_statistics(
     mean = memory.empty((channels,), statistic_dtype, device)
     invstd = memory.empty((channels,), statistic_dtype, device)
     if pixels and channels:
-        sizes, (x_strides,) = walk(_without_channels(x.shape), _without_channels(x.stride()))
         config = statistics_configs(x.dtype, pixels=pixels, channels=channels)
         splits, split_pixels = pixel_splits(config, pixels, channels)
-        partial = memory.empty((2, splits, channels), statistic_dtype, device)
+        one_tile = split_pixels <= config.blocks["BLOCK_P"]
+        at_once = y is not None and _is_one_program(splits, one_tile)
+        result = y if y is not None and at_once else x
+        sizes, (x_strides, y_strides) = walk(
+            _without_channels(x.shape), _without_channels(x.stride()), _without_channels(result.stride())
+        )
+        partial = memory.empty((2, splits, channels), statistic_dtype, device) if splits > 1 else None
+        running_strides = [0 if running is None else running.stride(0) for running in (running_mean, running_var)]
+        results = [mean, invstd, running_mean, running_var]
+        read = [x, y, weight, bias] if at_once else [x]
         launch(
             _batch_norm_statistics_kernel,
             (splits, cdiv(channels, config.blocks["BLOCK_C"])),
             x,
+            result if at_once else None,
+            contiguous(weight) if at_once and weight is not None else None,
+            contiguous(bias) if at_once and bias is not None else None,
             partial,
+            *results,
+            *running_strides,
             pixels,
             channels,
             split_pixels,
+            float_bits(eps),
+            float_bits(momentum),
             sizes,
             x_strides,
+            y_strides,
             x.stride(1),
+            result.stride(1),
             config=config,
-            cost=Cost(6 * x.numel(), nbytes(x, partial)),
+            cost=Cost((9 if at_once else 6) * x.numel(), nbytes(*read, *(results if partial is None else [partial]))),
             device=device,
-            ONE_TILE=split_pixels <= config.blocks["BLOCK_P"],
+            ONE_TILE=one_tile,
             DIMS=len(sizes),
             COMPUTE=compute,
-            INDEX=offset_dtype(x),
+            INDEX=offset_dtype(x, result),
         )
+        if partial is None:
+            return mean, invstd, at_once
         config = finish_config(splits, channels)
         launch(
             _batch_norm_finish_statistics_kernel,
             (cdiv(channels, config.blocks["BLOCK_C"]),),
             partial,
-            mean,
-            invstd,
-            running_mean,
-            running_var,
-            0 if running_mean is None else running_mean.stride(0),
-            0 if running_var is None else running_var.stride(0),
+            *results,
+            *running_strides,
             pixels,
             channels,
             split_pixels,
@@ -469,14 +633,14 @@ def batch_norm_statistics(
             float_bits(eps),
             float_bits(momentum),
             config=config,
-            cost=Cost(8 * splits * channels, nbytes(partial, mean, invstd, running_mean, running_var)),
+            cost=Cost(8 * splits * channels, nbytes(partial, *results)),
             device=device,
             COMPUTE=compute,
             INDEX=offset_dtype(x),
         )
     else:
         fill(mean, 0), fill(invstd, 0)
-    return mean, invstd
+    return mean, invstd, False
 
 
 def batch_norm_inference(
@@ -498,10 +662,13 @@ def batch_norm_inference(
     _check_parameters(op, x, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var)
     check_same_device(op, x=x, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var)
     mean, var = contiguous(running_mean), contiguous(running_var)
-    return _apply(x, mean, var, weight, bias, eps, spread_is_variance=True)
+    y = memory.empty(x.shape, x.dtype, x.device, _output_strides(x))
+    _apply(y, x, mean, var, weight, bias, eps, spread_is_variance=True)
+    return y
 
 
 def _apply(
+    y: Buffer,
     x: Buffer,
     mean: Buffer,
     spread: Buffer,
@@ -509,10 +676,9 @@ def _apply(
     bias: Buffer | None,
     eps: float,
     spread_is_variance: bool,
-) -> Buffer:
-    y = memory.empty(x.shape, x.dtype, x.device, _output_strides(x))
+) -> None:
     if y.numel() == 0:
-        return y
+        return
     channels = x.shape[1]
     pixels = x.numel() // channels
     sizes, (y_strides, x_strides) = walk(
@@ -544,7 +710,6 @@ def _apply(
         COMPUTE=dtypes.compute_dtype(x.dtype),
         INDEX=offset_dtype(x, y),
     )
-    return y
 
 
 def batch_norm_grad(
@@ -581,8 +746,8 @@ def batch_norm_grad(
     grad_weight = memory.empty((channels,), statistic_dtype, device)
     grad_bias = memory.empty((channels,), statistic_dtype, device)
     mean, invstd = contiguous(mean), contiguous(invstd)
-    _gradient_sums(grad, x, mean, invstd, grad_weight, grad_bias)
-    if x.numel() == 0:
+    done = _gradient_sums(grad, x, mean, invstd, grad_weight, grad_bias, grad_x if training else None, weight)
+    if done or x.numel() == 0:
         return grad_x, grad_weight, grad_bias
     pixels = x.numel() // channels
     sizes, (out_strides, g_strides, x_strides) = walk(
@@ -622,19 +787,34 @@ def batch_norm_grad(
 
 
 def _gradient_sums(
-    grad: Buffer, x: Buffer, mean: Buffer, invstd: Buffer, grad_weight: Buffer, grad_bias: Buffer
-) -> None:
-    """Fills ``grad_weight`` and ``grad_bias``; a batch of no pixels gives zeros."""
+    grad: Buffer,
+    x: Buffer,
+    mean: Buffer,
+    invstd: Buffer,
+    grad_weight: Buffer,
+    grad_bias: Buffer,
+    grad_x: Buffer | None,
+    weight: Buffer | None,
+) -> bool:
+    """Fills ``grad_weight`` and ``grad_bias``; a batch of no pixels gives zeros.
+
+    Returns whether ``grad_x``, the gradient in training, was filled too: where one tile holds all pixels.
+    """
     channels = x.shape[1]
     if channels == 0:
-        return
+        return False
     pixels = x.numel() // channels
-    sizes, (g_strides, x_strides) = walk(
-        _without_channels(x.shape), _without_channels(grad.stride()), _without_channels(x.stride())
-    )
     config = gradient_sums_configs(x.dtype, pixels=pixels, channels=channels)
     splits, split_pixels = pixel_splits(config, pixels, channels) if pixels else (0, 0)
-    partial = memory.empty((2, splits, channels), grad_bias.dtype, x.device)
+    one_tile = split_pixels <= config.blocks["BLOCK_P"]
+    at_once = grad_x is not None and _is_one_program(splits, one_tile)
+    target = grad_x if grad_x is not None and at_once else x
+    sizes, (g_strides, x_strides, target_strides) = walk(
+        _without_channels(x.shape), *(_without_channels(v.stride()) for v in (grad, x, target))
+    )
+    partial = memory.empty((2, splits, channels), grad_bias.dtype, x.device) if splits != 1 else None
+    results: list[Buffer | None] = [invstd, grad_weight, grad_bias] if partial is None else [partial]
+    results += [grad_x, weight] if at_once else []
     launch(
         _batch_norm_gradient_sums_kernel,
         (splits, cdiv(channels, config.blocks["BLOCK_C"])),
@@ -642,22 +822,32 @@ def _gradient_sums(
         x,
         mean,
         partial,
+        invstd,
+        grad_weight,
+        grad_bias,
+        target if at_once else None,
+        contiguous(weight) if at_once and weight is not None else None,
         pixels,
         channels,
         split_pixels,
         sizes,
         g_strides,
         x_strides,
+        target_strides,
         grad.stride(1),
         x.stride(1),
+        target.stride(1),
         config=config,
-        cost=Cost(4 * x.numel(), nbytes(grad, x, mean, partial)),
+        cost=Cost((9 if at_once else 4) * x.numel(), nbytes(grad, x, mean, *results)),
         device=x.device,
+        ONE_TILE=one_tile,
         DIMS=len(sizes),
         COMPUTE=dtypes.compute_dtype(x.dtype),
-        INDEX=offset_dtype(grad, x),
+        INDEX=offset_dtype(grad, x, target),
     )
-    finish_gradient_sums(partial, invstd, grad_weight, grad_bias)
+    if partial is not None:
+        finish_gradient_sums(partial, invstd, grad_weight, grad_bias)
+    return at_once
 
 
 def finish_gradient_sums(partial: Buffer, invstd: Buffer, grad_weight: Buffer, grad_bias: Buffer) -> None:

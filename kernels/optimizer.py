@@ -55,13 +55,14 @@ def _sgd_kernel(
         momentum = tl.load(settings_ptr + 1)
         dampening = tl.load(settings_ptr + 2)
         weight_decay = tl.load(settings_ptr + 3)
-    if found_inf_ptr is not None:
-        listed = listed & (tl.load(found_inf_ptr) == 0)
     tensor = tl.load(chunks_ptr + chunk, mask=listed, other=0)
     start = tl.load(chunks_ptr + chunks + chunk, mask=listed, other=0)
     left = tl.load(addresses_ptr + 4 * tensors + tensor, mask=listed, other=0) - start
-    lane = tl.arange(0, BLOCK)
+    lane = tl.arange(0, BLOCK).to(tl.int64)
     mask = listed[:, None] & (lane[None, :] < left[:, None])
+    changed = mask
+    if found_inf_ptr is not None:
+        changed = mask & (tl.load(found_inf_ptr) == 0)
 
     p_ptr = pointers(addresses_ptr, 0, tensors, tensor, listed, start, lane, DTYPE, ALIGN)
     g_ptr = pointers(addresses_ptr, 1, tensors, tensor, listed, start, lane, DTYPE, ALIGN)
@@ -79,14 +80,15 @@ def _sgd_kernel(
         else:
             b = tl.load(b_ptr, mask=mask, other=0).to(COMPUTE)
             b = mu * b + (1.0 - float_from_bits(dampening)).to(COMPUTE) * g
-        tl.store(b_ptr, b.to(DTYPE), mask=mask)
+        tl.store(b_ptr, b.to(DTYPE), mask=changed)
         if NESTEROV:
             g += mu * b
         else:
             g = b
-    p -= float_from_bits(lr).to(COMPUTE) * g
-    tl.store(p_ptr, p.to(DTYPE), mask=mask)
+    new = p - float_from_bits(lr).to(COMPUTE) * g
+    tl.store(p_ptr, new.to(DTYPE), mask=changed)
     if HALF is not None:
+        p = tl.where(changed, new, p)  # a step that is left out copies what there is
         copied = tl.load(addresses_ptr + (2 + MOMENTUM) * tensors + tensor, mask=listed, other=0) != 0
         half_ptr = pointers(addresses_ptr, 2 + MOMENTUM, tensors, tensor, listed, start, lane, HALF, ALIGN)
         tl.store(half_ptr, p.to(DTYPE).to(HALF), mask=mask & copied[:, None])
@@ -201,7 +203,7 @@ def sgd(
         first: the buffers hold nothing yet.
         settings: four int64 on the device, the bits of lr, momentum, dampening and weight decay (see
             :func:`settings_bits`), in place of the values; that momentum or weight decay is 0 is still said by value.
-        found_inf: a float32 on the device; nothing is changed where it is not 0.
+        found_inf: a float32 on the device; nothing but half copies is written where it is not 0.
         half_copies: for each parameter a buffer of its shape, all of one half precision, that gets the new value too; or
             None.
 

@@ -22,6 +22,7 @@ import triton
 import triton.language as tl
 
 from tinyflow.kernels import dtypes, memory, reduction, strides
+from tinyflow.kernels.configs import interpreting
 from tinyflow.kernels.launch import MAX_BLOCK, Config, Configs, Cost, block, cdiv, launch, nbytes, offset_dtype
 from tinyflow.kernels.memory import Buffer
 
@@ -32,6 +33,8 @@ INSIDE, WITH_PADDING, GIVEN = 0, 1, 2
 
 #: Up to this many taps a loop over a window is unrolled.
 _UNROLLED_TAPS = 9
+#: Up to this many programs, one for each remainder by the stride, are fewer than what they save.
+_MOST_PHASES = 4
 
 
 @triton.jit
@@ -122,6 +125,35 @@ def _divisor(
 
 
 @triton.jit
+def _tile_at(n, h, w, c, steps):
+    """Offsets of (pixels, channels)."""
+    return _pixel_offset(n, h, w, steps)[:, None] + (c * steps[1])[None, :]
+
+
+@triton.jit
+def _tap_tile(
+    tap,
+    n,
+    top,
+    left,
+    bottom,
+    right,
+    in_image,
+    c,
+    channels,
+    x_strides,
+    KERNEL_W: tl.constexpr,
+    DILATION_H: tl.constexpr,
+    DILATION_W: tl.constexpr,
+):
+    """Offsets of one tap of every window, and which of them are inside."""
+    h = top + (tap // KERNEL_W) * DILATION_H
+    w = left + (tap % KERNEL_W) * DILATION_W
+    inside = in_image & (h >= 0) & (h < bottom) & (w >= 0) & (w < right)
+    return _tile_at(n, h, w, c, x_strides), inside[:, None] & (c < channels)[None, :]
+
+
+@triton.jit
 def _max_of_tap(
     x_ptr,
     best,
@@ -140,14 +172,13 @@ def _max_of_tap(
     DILATION_H: tl.constexpr,
     DILATION_W: tl.constexpr,
 ):
-    h = top + (tap // KERNEL_W) * DILATION_H
-    w = left + (tap % KERNEL_W) * DILATION_W
-    inside = in_image & (h >= 0) & (h < bottom) & (w >= 0) & (w < right)
-    mask = inside[:, None] & (c < channels)[None, :]
-    at = _pixel_offset(n, h, w, x_strides)[:, None] + (c * x_strides[1])[None, :]
+    at, mask = _tap_tile(
+        tap, n, top, left, bottom, right, in_image, c, channels, x_strides, KERNEL_W, DILATION_H, DILATION_W
+    )
     x = tl.load(x_ptr + at, mask=mask, other=float("-inf")).to(best.dtype)
     better = (x > best) | (x != x)
-    return tl.where(better, x, best), tl.where(better, tap, best_tap)
+    best = tl.maximum(x, best, propagate_nan=tl.PropagateNan.ALL)
+    return best, tl.where(better, tl.cast(tap, best_tap.dtype), best_tap)
 
 
 @triton.jit
@@ -190,7 +221,8 @@ def _max_pool2d_kernel(
     first_w = (tl.maximum(-left, 0) + DILATION_W - 1) // DILATION_W
     best = tl.full([BLOCK_P, BLOCK_C], float("-inf"), COMPUTE)
     # a window of nothing but -inf points at its first element
-    best_tap = tl.broadcast_to((first_h * KERNEL_W + first_w).to(tl.int32)[:, None], BLOCK_P, BLOCK_C)
+    first_tap = (first_h * KERNEL_W + first_w).to(taps_ptr.dtype.element_ty)
+    best_tap = tl.broadcast_to(first_tap[:, None], BLOCK_P, BLOCK_C)
     if UNROLL:
         for tap in tl.static_range(KERNEL_H * KERNEL_W):
             best, best_tap = _max_of_tap(
@@ -204,10 +236,42 @@ def _max_pool2d_kernel(
                 KERNEL_W, DILATION_H, DILATION_W,
             )  # fmt: skip
     mask = (p < pixels)[:, None] & (c < channels)[None, :]
-    y_at = _pixel_offset(n, oh, ow, y_strides)[:, None] + (c * y_strides[1])[None, :]
-    taps_at = _pixel_offset(n, oh, ow, taps_strides)[:, None] + (c * taps_strides[1])[None, :]
-    tl.store(y_ptr + y_at, best.to(y_ptr.dtype.element_ty), mask=mask)
-    tl.store(taps_ptr + taps_at, best_tap.to(taps_ptr.dtype.element_ty), mask=mask)
+    tl.store(y_ptr + _tile_at(n, oh, ow, c, y_strides), best.to(y_ptr.dtype.element_ty), mask=mask)
+    tl.store(taps_ptr + _tile_at(n, oh, ow, c, taps_strides), best_tap, mask=mask)
+
+
+@triton.jit
+def _held(
+    k,
+    h,
+    w,
+    inside,
+    c,
+    channels,
+    height,
+    width,
+    out_h,
+    out_w,
+    WINDOWS_W: tl.constexpr,
+    KERNEL_H: tl.constexpr,
+    KERNEL_W: tl.constexpr,
+    STRIDE_H: tl.constexpr,
+    STRIDE_W: tl.constexpr,
+    PADDING_H: tl.constexpr,
+    PADDING_W: tl.constexpr,
+    DILATION_H: tl.constexpr,
+    DILATION_W: tl.constexpr,
+    ADAPTIVE: tl.constexpr,
+):
+    """The ``k``-th window of every pixel: row, column, which tap the pixel is, whether it is one, and the same by lane."""
+    oh, tap_h, holds_h = _holding_window(
+        h, k // WINDOWS_W, height, out_h, KERNEL_H, STRIDE_H, PADDING_H, DILATION_H, ADAPTIVE
+    )
+    ow, tap_w, holds_w = _holding_window(
+        w, k % WINDOWS_W, width, out_w, KERNEL_W, STRIDE_W, PADDING_W, DILATION_W, ADAPTIVE
+    )
+    holds = holds_h & holds_w
+    return oh, ow, tap_h * KERNEL_W + tap_w, holds, (inside & holds)[:, None] & (c < channels)[None, :]
 
 
 @triton.jit
@@ -237,6 +301,8 @@ def _pool2d_input_grad_kernel(
     DILATION_H: tl.constexpr,
     DILATION_W: tl.constexpr,
     ADAPTIVE: tl.constexpr,
+    PHASES_H: tl.constexpr,  # a program takes rows h with one remainder by PHASES_H, and columns likewise
+    PHASES_W: tl.constexpr,
     COMPUTE: tl.constexpr,
     INDEX: tl.constexpr,
     BLOCK_P: tl.constexpr,
@@ -244,32 +310,31 @@ def _pool2d_input_grad_kernel(
 ):
     p = tl.program_id(0).to(INDEX) * BLOCK_P + tl.arange(0, BLOCK_P).to(INDEX)
     c = tl.program_id(1).to(INDEX) * BLOCK_C + tl.arange(0, BLOCK_C).to(INDEX)
-    n, h, w = _pixel(p, height, width)
+    n, h, w = _pixel(p, tl.cdiv(height, PHASES_H), tl.cdiv(width, PHASES_W))
+    inside = p < pixels
+    if PHASES_H * PHASES_W > 1:
+        h = h * PHASES_H + tl.program_id(2) // PHASES_W
+        w = w * PHASES_W + tl.program_id(2) % PHASES_W
+        inside = inside & (h < height) & (w < width)
     total = tl.zeros([BLOCK_P, BLOCK_C], COMPUTE)
     for k in range(WINDOWS_H * WINDOWS_W):
-        oh, tap_h, holds_h = _holding_window(
-            h, k // WINDOWS_W, height, out_h, KERNEL_H, STRIDE_H, PADDING_H, DILATION_H, ADAPTIVE
-        )
-        ow, tap_w, holds_w = _holding_window(
-            w, k % WINDOWS_W, width, out_w, KERNEL_W, STRIDE_W, PADDING_W, DILATION_W, ADAPTIVE
-        )
-        mask = ((p < pixels) & holds_h & holds_w)[:, None] & (c < channels)[None, :]
-        g_at = _pixel_offset(n, oh, ow, g_strides)[:, None] + (c * g_strides[1])[None, :]
-        g = tl.load(g_ptr + g_at, mask=mask, other=0).to(COMPUTE)
+        oh, ow, tap, holds, mask = _held(
+            k, h, w, inside, c, channels, height, width, out_h, out_w, WINDOWS_W,
+            KERNEL_H, KERNEL_W, STRIDE_H, STRIDE_W, PADDING_H, PADDING_W, DILATION_H, DILATION_W, ADAPTIVE,
+        )  # fmt: skip
+        g = tl.load(g_ptr + _tile_at(n, oh, ow, c, g_strides), mask=mask, other=0).to(COMPUTE)
         if taps_ptr is not None:
-            taps_at = _pixel_offset(n, oh, ow, taps_strides)[:, None] + (c * taps_strides[1])[None, :]
-            won = tl.load(taps_ptr + taps_at, mask=mask, other=0).to(INDEX)
-            total += tl.where(won == (tap_h * KERNEL_W + tap_w)[:, None], g, 0.0)
+            won = tl.load(taps_ptr + _tile_at(n, oh, ow, c, taps_strides), mask=mask, other=0)
+            total += tl.where(won == tap.to(won.dtype)[:, None], g, 0.0)
         else:
             count = _divisor(
                 oh, ow, height, width, out_h, out_w, divisor_given,
                 DIVISOR, KERNEL_H, KERNEL_W, STRIDE_H, STRIDE_W, PADDING_H, PADDING_W, ADAPTIVE,
             )  # fmt: skip
-            count = tl.where(holds_h & holds_w, count, 1)
+            count = tl.where(holds, count, 1)
             total += g / count.to(COMPUTE)[:, None]
-    out_at = _pixel_offset(n, h, w, grad_x_strides)[:, None] + (c * grad_x_strides[1])[None, :]
-    mask = (p < pixels)[:, None] & (c < channels)[None, :]
-    tl.store(grad_x_ptr + out_at, total.to(grad_x_ptr.dtype.element_ty), mask=mask)
+    mask = inside[:, None] & (c < channels)[None, :]
+    tl.store(grad_x_ptr + _tile_at(n, h, w, c, grad_x_strides), total.to(grad_x_ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -304,8 +369,7 @@ def _max_pool2d_select_kernel(
     top = _window_start(oh, height, out_h, STRIDE_H, PADDING_H, ADAPTIVE)
     left = _window_start(ow, width, out_w, STRIDE_W, PADDING_W, ADAPTIVE)
     mask = (p < pixels)[:, None] & (c < channels)[None, :]
-    taps_at = _pixel_offset(n, oh, ow, taps_strides)[:, None] + (c * taps_strides[1])[None, :]
-    tap = tl.load(taps_ptr + taps_at, mask=mask, other=0).to(INDEX)
+    tap = tl.load(taps_ptr + _tile_at(n, oh, ow, c, taps_strides), mask=mask, other=0).to(INDEX)
     h = top[:, None] + (tap // KERNEL_W) * DILATION_H
     w = left[:, None] + (tap % KERNEL_W) * DILATION_W
     if x_ptr is None:
@@ -315,8 +379,7 @@ def _max_pool2d_select_kernel(
         # a window wholly in padding, which dilation allows, has no winner
         inside = mask & (h >= 0) & (h < height) & (w >= 0) & (w < width)
         selected = tl.load(x_ptr + at, mask=inside, other=0)
-    out_at = _pixel_offset(n, oh, ow, out_strides)[:, None] + (c * out_strides[1])[None, :]
-    tl.store(out_ptr + out_at, selected, mask=mask)
+    tl.store(out_ptr + _tile_at(n, oh, ow, c, out_strides), selected, mask=mask)
 
 
 @triton.jit
@@ -358,16 +421,14 @@ def _avg_pool2d_kernel(
         w = left + tap % KERNEL_W
         inside = (p < pixels) & (h >= 0) & (h < bottom) & (w >= 0) & (w < right)
         mask = inside[:, None] & (c < channels)[None, :]
-        at = _pixel_offset(n, h, w, x_strides)[:, None] + (c * x_strides[1])[None, :]
-        total += tl.load(x_ptr + at, mask=mask, other=0).to(COMPUTE)
+        total += tl.load(x_ptr + _tile_at(n, h, w, c, x_strides), mask=mask, other=0).to(COMPUTE)
     count = _divisor(
         oh, ow, height, width, out_h, out_w, divisor_given,
         DIVISOR, KERNEL_H, KERNEL_W, STRIDE_H, STRIDE_W, PADDING_H, PADDING_W, ADAPTIVE,
     )  # fmt: skip
     y = total / count.to(COMPUTE)[:, None]
-    y_at = _pixel_offset(n, oh, ow, y_strides)[:, None] + (c * y_strides[1])[None, :]
     mask = (p < pixels)[:, None] & (c < channels)[None, :]
-    tl.store(y_ptr + y_at, y.to(y_ptr.dtype.element_ty), mask=mask)
+    tl.store(y_ptr + _tile_at(n, oh, ow, c, y_strides), y.to(y_ptr.dtype.element_ty), mask=mask)
 
 
 _DEEP = Config({"BLOCK_P": 32, "BLOCK_C": 64})
@@ -519,18 +580,29 @@ def _launch(
     sizes: Sequence[int],
     cost: Cost,
     extra: Sequence[Any] = (),
+    phases: tuple[int, int] | None = None,
     **constexprs: Any,
 ) -> None:
-    """Launches over pixels and channels of ``out``; the kernel takes pointers, sizes, then the pointers' strides."""
+    """Launches over pixels and channels of ``out``; the kernel takes pointers, sizes, then the pointers' strides.
+
+    With ``phases``, over the pixels of every so many rows and columns at a time.
+    """
     if out.numel() == 0:
         return
-    channels = out.shape[-3]
+    channels, height, width = out.shape[-3:]
     pixels = out.numel() // channels
+    if phases is not None:
+        pixels = pixels // (height * width) * cdiv(height, phases[0]) * cdiv(width, phases[1])
+        constexprs |= {"PHASES_H": phases[0], "PHASES_W": phases[1]}
     views = [None if v is None else _batched(v) for v in (out, *others)]
     config = configs(out.dtype, pixels=pixels, channels=channels)
     launch(
         kernel,
-        (cdiv(pixels, config.blocks["BLOCK_P"]), cdiv(channels, config.blocks["BLOCK_C"])),
+        (
+            cdiv(pixels, config.blocks["BLOCK_P"]),
+            cdiv(channels, config.blocks["BLOCK_C"]),
+            1 if phases is None else phases[0] * phases[1],
+        ),
         *views,
         pixels,
         channels,
@@ -571,6 +643,13 @@ def _max_pool_input_grad(op: str, grad: Buffer, taps: Buffer, x_shape: Sequence[
     return _input_grad(grad_x, grad, taps, windows, divisor=INSIDE, given=1)
 
 
+def _phases(windows: _Windows, taps: Buffer | None) -> tuple[int, int]:
+    """The interpreter takes pixels of one remainder by the stride together, which no or all of their windows hold."""
+    if taps is not None and interpreting() and windows.stride[0] * windows.stride[1] <= _MOST_PHASES:
+        return windows.stride
+    return 1, 1
+
+
 def _input_grad(
     grad_x: Buffer, grad: Buffer, taps: Buffer | None, windows: _Windows, divisor: int, given: int
 ) -> Buffer:
@@ -583,6 +662,7 @@ def _input_grad(
         (*windows.size, *windows.out_size),
         Cost(held[0] * held[1] * grad_x.numel(), nbytes(grad_x, grad, taps)),
         extra=(given,),
+        phases=_phases(windows, taps),
         DIVISOR=divisor,
         WINDOWS_H=held[0],
         WINDOWS_W=held[1],

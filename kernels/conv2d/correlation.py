@@ -19,6 +19,7 @@ import triton
 import triton.language as tl
 
 from tinyflow.kernels import dtypes, elementwise, memory, strides
+from tinyflow.kernels.configs import interpreting
 from tinyflow.kernels.conv2d.geometry import Pair
 from tinyflow.kernels.launch import MAX_BLOCK, Config, Configs, Cost, block, cdiv, launch, offset_dtype
 from tinyflow.kernels.memory import Buffer
@@ -80,6 +81,64 @@ def reads_image(exists, row, column, r, s, H, W, spacing, FOLDED: tl.constexpr):
 
 
 @triton.jit
+def _program_lanes(program, PIXELS, K, INDEX: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_K: tl.constexpr):
+    """The filters, pixels and group of a program, and which of the filters and pixels exist."""
+    tiles_k = tl.cdiv(K, BLOCK_K)
+    tiles_p = tl.cdiv(PIXELS, BLOCK_P)
+    k = (program % tiles_k).to(INDEX) * BLOCK_K + tl.arange(0, BLOCK_K).to(INDEX)
+    program = program // tiles_k
+    pixel = (program % tiles_p).to(INDEX) * BLOCK_P + tl.arange(0, BLOCK_P).to(INDEX)
+    group = (program // tiles_p).to(INDEX)
+    return k, pixel, group, pixel < PIXELS, (k < K)[None, :]
+
+
+@triton.jit
+def _program_places(k, pixel, group, C, P, Q, x_strides, weight_strides, weight_stride_group, stride, start):
+    """Row and column of each pixel's first tap, where that and a filter's weights lie."""
+    n, row, column = pixel_place(pixel, P, Q, stride, start)
+    x_at = n * x_strides[0] + row * x_strides[2] + column * x_strides[3] + group * C * x_strides[1]
+    return row, column, x_at[:, None], (group * weight_stride_group + k * weight_strides[0])[None, :]
+
+
+@triton.jit
+def _out_places(pixel, channel, P, Q, strides, pixel_exists, k_exists):
+    """Where results lie, by pixels and by channels, and which of them exist."""
+    mask = pixel_exists[:, None] & k_exists
+    return pixel_offsets(pixel, P, Q, strides)[:, None], (channel * strides[1])[None, :], mask
+
+
+@triton.jit
+def _step_places(
+    step,
+    lane,
+    tiles,
+    pixel_exists,
+    row,
+    column,
+    k_exists,
+    C,
+    H,
+    W,
+    R,
+    S,
+    x_strides,
+    weight_strides,
+    tap_down,
+    tap_right,
+    spacing,
+    FOLDED: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """Where a step's tile of x lies from the pixels' own places on, and its weights from the filters' on; and masks."""
+    r, s, c, c_exists = product_place(step, lane, tiles, C, R, S, FOLDED, BLOCK_C)
+    inside = reads_image(pixel_exists, row, column, r, s, H, W, spacing, FOLDED)
+    x_columns = c * x_strides[1] + r * tap_down + s * tap_right
+    weight_rows = c * weight_strides[1] + r * weight_strides[2] + s * weight_strides[3]
+    x_mask = inside[:, None] & c_exists[None, :]
+    return x_columns[None, :], x_mask, weight_rows[:, None], c_exists[:, None] & k_exists
+
+
+@triton.jit
 def _correlate_kernel(
     out_ptr,  # out[n, k, p, q]
     x_ptr,  # x[n, c, h, w]
@@ -112,39 +171,48 @@ def _correlate_kernel(
     BLOCK_C: tl.constexpr,
 ):
     # C and K count the channels of one group; a step of the loop is a tap and a tile of its channels
-    tiles_k = tl.cdiv(K, BLOCK_K)
-    tiles_p = tl.cdiv(PIXELS, BLOCK_P)
-    program = tl.program_id(0)
-    k = (program % tiles_k).to(INDEX) * BLOCK_K + tl.arange(0, BLOCK_K).to(INDEX)
-    program = program // tiles_k
-    pixel = (program % tiles_p).to(INDEX) * BLOCK_P + tl.arange(0, BLOCK_P).to(INDEX)
-    group = (program // tiles_p).to(INDEX)
-    pixel_exists = pixel < PIXELS
-    k_exists = (k < K)[None, :]
-
-    n, row, column = pixel_place(pixel, P, Q, stride, start)
-    x_at = n * x_strides[0] + row * x_strides[2] + column * x_strides[3] + group * C * x_strides[1]
-    x_rows = x_ptr + x_at[:, None]
-    weight_columns = weight_ptr + (group * weight_stride_group + k * weight_strides[0])[None, :]
+    k, pixel, group, pixel_exists, k_exists = _program_lanes(tl.program_id(0), PIXELS, K, INDEX, BLOCK_P, BLOCK_K)
+    row, column, x_at, weight_at = _program_places(
+        k, pixel, group, C, P, Q, x_strides, weight_strides, weight_stride_group, stride, start
+    )
+    x_rows = x_ptr + x_at
+    weight_columns = weight_ptr + weight_at
     tap_down = tl.cast(spacing[0], INDEX) * x_strides[2]
     tap_right = tl.cast(spacing[1], INDEX) * x_strides[3]
     acc = tl.zeros((BLOCK_P, BLOCK_K), dtype=ACC)
     lane = tl.arange(0, BLOCK_C).to(INDEX)
     steps, tiles = product_steps(C, R, S, FOLDED, BLOCK_C)
     for step in range(steps):
-        r, s, c, c_exists = product_place(step, lane, tiles, C, R, S, FOLDED, BLOCK_C)
-        inside = reads_image(pixel_exists, row, column, r, s, H, W, spacing, FOLDED)
-        x_columns = c * x_strides[1] + r * tap_down + s * tap_right
-        x = tl.load(x_rows + x_columns[None, :], mask=inside[:, None] & c_exists[None, :], other=0)
-        weight_rows = c * weight_strides[1] + r * weight_strides[2] + s * weight_strides[3]
-        weight = tl.load(weight_columns + weight_rows[:, None], mask=c_exists[:, None] & k_exists, other=0)
+        x_columns, x_mask, weight_rows, weight_mask = _step_places(
+            step,
+            lane,
+            tiles,
+            pixel_exists,
+            row,
+            column,
+            k_exists,
+            C,
+            H,
+            W,
+            R,
+            S,
+            x_strides,
+            weight_strides,
+            tap_down,
+            tap_right,
+            spacing,
+            FOLDED,
+            BLOCK_C,
+        )
+        x = tl.load(x_rows + x_columns, mask=x_mask, other=0)
+        weight = tl.load(weight_columns + weight_rows, mask=weight_mask, other=0)
         acc = tl.dot(x, weight, acc, input_precision=PRECISION, out_dtype=ACC)
 
     channel = group * K + k
     if HAS_BIAS:
         acc += tl.load(bias_ptr + channel * bias_stride, mask=k < K, other=0).to(ACC)[None, :]
-    out_ptrs = out_ptr + pixel_offsets(pixel, P, Q, out_strides)[:, None] + (channel * out_strides[1])[None, :]
-    tl.store(out_ptrs, acc.to(out_ptr.dtype.element_ty), mask=pixel_exists[:, None] & k_exists)
+    out_down, out_across, out_mask = _out_places(pixel, channel, P, Q, out_strides, pixel_exists, k_exists)
+    tl.store(out_ptr + out_down + out_across, acc.to(out_ptr.dtype.element_ty), mask=out_mask)
 
 
 @triton.jit
@@ -232,7 +300,7 @@ def _choose(pixels: int, k: int, c: int, folded: bool, itemsize: int) -> Config:
 
 def _interpreter(pixels: int, k: int, c: int, folded: bool, itemsize: int) -> Config:
     bk = max(block(k, 1024), 16)
-    bc = 32 if folded else max(block(c, 1024), 16)
+    bc = max(block(c, 1024), 16)
     return _tile(max(block(pixels, MAX_BLOCK // max(bk, bc)), 16), bk, bc)
 
 
@@ -277,6 +345,8 @@ def with_border(x: Buffer, sizes: Pair, kernel: Pair, stride: Pair, start: Pair,
         after.append(max(0, last - x.shape[2 + axis] + 1, last + reach - x.shape[2 + axis] + 1))
     if not any(before + after):
         return x, start
+    if interpreting():  # where a copy over four dimensions takes a program for each image, two over three are faster
+        x = elementwise.channels_last(x)
     n, c, h, w = x.shape
     shape = n, c, before[0] + h + after[0], before[1] + w + after[1]
     bordered = memory.empty(shape, x.dtype, x.device, strides.channels_last_strides(shape))
@@ -341,9 +411,8 @@ def correlate(
         kernel, arguments = _correlate_direct_kernel, [*arguments, groups]
         programs = cdiv(pixels, config.blocks["BLOCK_P"]) * cdiv(filters, config.blocks["BLOCK_K"])
     else:
-        config = correlate_configs(
-            x.dtype, pixels=pixels, k=k, c=c, folded=folded, itemsize=x.element_size()
-        )
+        lanes = r * s * c if folded and interpreting() else c
+        config = correlate_configs(x.dtype, pixels=pixels, k=k, c=lanes, folded=folded, itemsize=x.element_size())
         kernel, constants = _correlate_kernel, {**constants, "FOLDED": folded, "PRECISION": precision}
         programs = cdiv(pixels, config.blocks["BLOCK_P"]) * cdiv(k, config.blocks["BLOCK_K"]) * groups
     launch(kernel, (programs,), *arguments, config=config, cost=cost, device=x.device, **constants)

@@ -7,7 +7,8 @@ Pixels are shared out among SPLITS programs; each writes a partial sum to a work
 fixed order, so results are the same bits on every run. A program takes one tap over all pixels of its share; or
 (ALL_TAPS, where programs cost more than their work) its share is one tile of pixels, and all taps come one after the
 other with the tile of ``grad`` in hand. Channels are folded with the taps, or summed directly, where ``correlation``
-does so.
+does so; in the interpreter, where one large product is faster than one for each tap, they are folded wherever there are
+several taps.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import triton
 import triton.language as tl
 
 from tinyflow.kernels import dtypes, memory, strides
+from tinyflow.kernels.configs import interpreting
 from tinyflow.kernels.conv2d.correlation import (
     is_direct,
     is_folded,
@@ -36,19 +38,35 @@ from tinyflow.kernels.memory import Buffer
 
 
 @triton.jit
+def _grad_places(pixel, channel, exists, PIXELS, P, Q, strides):
+    """Where a tile of grad lies, by pixels and by channels, and which of it exists."""
+    mask = (pixel < PIXELS)[:, None] & exists[None, :]
+    return pixel_offsets(pixel, P, Q, strides)[:, None], (channel * strides[1])[None, :], mask
+
+
+@triton.jit
 def _load_grad(grad_ptr, pixel, channel, exists, PIXELS, P, Q, strides):
-    ptrs = grad_ptr + pixel_offsets(pixel, P, Q, strides)[:, None] + (channel * strides[1])[None, :]
-    return tl.load(ptrs, mask=(pixel < PIXELS)[:, None] & exists[None, :], other=0)
+    down, across, mask = _grad_places(pixel, channel, exists, PIXELS, P, Q, strides)
+    return tl.load(grad_ptr + down + across, mask=mask, other=0)
+
+
+@triton.jit
+def _x_places(pixel, columns, exists, r, s, PIXELS, H, W, P, Q, strides, stride, start, spacing, FOLDED: tl.constexpr):
+    """Where a tile of x lies, by pixels and by products, and which of it exists."""
+    n, row, column = pixel_place(pixel, P, Q, stride, start)
+    inside = reads_image(pixel < PIXELS, row, column, r, s, H, W, spacing, FOLDED)
+    at = n * strides[0] + row * strides[2] + column * strides[3]
+    return at[:, None], columns[None, :], inside[:, None] & exists[None, :]
 
 
 @triton.jit
 def _load_x(
     x_ptr, pixel, columns, exists, r, s, PIXELS, H, W, P, Q, strides, stride, start, spacing, FOLDED: tl.constexpr
 ):
-    n, row, column = pixel_place(pixel, P, Q, stride, start)
-    inside = reads_image(pixel < PIXELS, row, column, r, s, H, W, spacing, FOLDED)
-    at = n * strides[0] + row * strides[2] + column * strides[3]
-    return tl.load(x_ptr + at[:, None] + columns[None, :], mask=inside[:, None] & exists[None, :], other=0)
+    down, across, mask = _x_places(
+        pixel, columns, exists, r, s, PIXELS, H, W, P, Q, strides, stride, start, spacing, FOLDED
+    )
+    return tl.load(x_ptr + down + across, mask=mask, other=0)
 
 
 @triton.jit
@@ -214,8 +232,11 @@ def _choose(pixels: int, k: int, c: int, steps: int, groups: int, folded: bool, 
 
 
 def _interpreter(pixels: int, k: int, c: int, steps: int, groups: int, folded: bool, itemsize: int) -> Config:
-    bk, bc = max(block(k, 1024), 16), 32 if folded else max(block(c, 1024), 16)
+    bk = max(block(k, 1024), 16)
+    bc = max(block(c, min(MAX_BLOCK // bk, 4096) if folded else 1024), 16)
     bp = max(block(pixels, MAX_BLOCK // max(bk, bc)), 16)
+    if folded:
+        return _tile(bp, bk, bc, splits=1)
     return _tile(bp, bk, bc, splits=max(cdiv(pixels, bp), 1), all_taps=True)
 
 
@@ -243,6 +264,11 @@ def _interpreter_direct(pixels: int, k: int, steps: int) -> Config:
 weight_grad_direct_configs = Configs("_weight_grad_direct_kernel", _DIRECT, _choose_direct, _interpreter_direct)
 
 
+def _folds_all(x: Buffer) -> bool:
+    """True in the interpreter, for dtypes that numpy has: it multiplies them as they are."""
+    return interpreting() and x.dtype != memory.bfloat16
+
+
 def _workspace(out: Buffer, splits: int) -> tuple[Buffer, int]:
     """Where the partial sums go, and the distance between them: ``out`` itself for a single one."""
     if splits == 1:
@@ -264,7 +290,8 @@ def weight_grad(found: Geometry, grad: Buffer, x: Buffer, precision: str) -> Buf
     images, filters, p, q = found.out_shape
     (r, s), groups, start = found.kernel, found.groups, found.start
     k, c, pixels = filters // groups, found.weight_shape[1], images * p * q
-    folded, read = is_folded(c, groups, r * s), found.bytes_read(x)
+    folded = is_folded(c, groups, r * s) or groups == 1 and r * s > 1 and _folds_all(x)
+    read = found.bytes_read(x)
     if folded and pixels:
         x, start = with_border(x, (p, q), (r, s), found.stride, start, found.dilation)
     else:

@@ -14,6 +14,7 @@ import triton.language as tl
 from triton.runtime import interpreter as stock
 
 from tinyflow.kernels.interpreter import dtypes, expressions, forms
+from tinyflow.kernels.interpreter.error_function import erf
 from tinyflow.kernels.interpreter.expressions import LEAST_SIZE, Function, elementwise
 from tinyflow.kernels.interpreter.forms import BOOL, COMPARISONS, Box, Form, Separable, Shape, Splat, Vector
 from tinyflow.kernels.interpreter.handles import (
@@ -205,6 +206,8 @@ class ArithmeticOperations:
                 return symbolic(Splat(left.shape, np.asarray(op(left.value, right.value))), dtype)
             if right is not None and kind.kind == "f" and _is_identity(op, right.value):
                 return lhs
+            if left is not None and kind.kind == "f" and op is np.multiply and left.value == 1:
+                return rhs
             return compute(op, dtype, kind, lhs, rhs)
         if op is np.fmod:
             return compute(remainder_truncating, dtype, kind, lhs, rhs)
@@ -265,6 +268,10 @@ class ArithmeticOperations:
                     form = _from_line(np.where(_line(box, k), _line(a, k), _line(b, k)), k, box.shape)
                     if form is not None:
                         return symbolic(form, dtype)
+        first, second = splat_of(yes), splat_of(no)
+        if first is not None and second is not None and first.value.tobytes() == second.value.tobytes():
+            if first.shape == second.shape == shape_of(condition):
+                return yes
         return compute(expressions.select, dtype, kind, condition, yes, no)
 
     def create_fma(self, x: Any, y: Any, z: Any) -> Any:
@@ -298,7 +305,10 @@ class ArithmeticOperations:
         dtype = arg.dtype.scalar
         if dtypes.is_packed(dtype):
             return lower(self.create_erf(lift(arg)), dtype)
-        return super().create_erf(arg)  # type: ignore[misc]
+        kind = array_dtype(arg)
+        if kind.kind != "f" or kind.itemsize < 4:
+            return super().create_erf(arg)  # type: ignore[misc]
+        return compute(erf, dtype, kind, arg)
 
 
 def _reciprocal_sqrt(x: np.ndarray, out: np.ndarray) -> None:

@@ -14,7 +14,7 @@ import triton.language as tl
 from triton.runtime.interpreter import TensorHandle
 
 from tinyflow.kernels.interpreter import forms
-from tinyflow.kernels.interpreter.forms import Box, Form, Separable, Shape, Splat
+from tinyflow.kernels.interpreter.forms import Box, Form, Separable, Shape, Splat, Vector
 
 _NUMPY = {
     tl.int1: np.bool_,
@@ -98,9 +98,16 @@ def form_of(handle: TensorHandle) -> Separable | Box | None:
     if form is None:
         data = handle.data
         is_number = data.dtype.kind in "ib" or data.dtype.kind == "u" and not handle.dtype.scalar.is_floating()
-        form = is_number and forms.recognise(data) or False
+        form = is_number and _constant_if_it_is(forms.recognise(data)) or False
         handle._form = form
     return form if type(form) is Separable or type(form) is Box else None
+
+
+def _constant_if_it_is(form: Form) -> Form:
+    """A form whose one vector holds one value throughout, as a constant; any other as it is."""
+    if type(form) is Separable and any(type(t) is Vector and t.bounds()[0] == t.bounds()[1] for t in form.terms):
+        return forms.constant(form.shape, form.range()[0], form.dtype)
+    return form
 
 
 def shape_of(handle: TensorHandle) -> Shape:

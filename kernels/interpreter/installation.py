@@ -134,8 +134,10 @@ def _patch_language(changes: _Changes) -> None:
     for owner, name, put_in_front in operators.replacements():
         changes.set(owner, name, put_in_front(getattr(owner, name)))
     for module in (tl, tl.core):
+        changes.set(module, "dot", semantics.quick_dot(module.dot))
         changes.set(module, "reduce", reductions.reduce)
         changes.set(module, "associative_scan", reductions.scan)
+    changes.set(tl, "sort", reductions.sort)
 
 
 def _element_type(self: Any, builder: Any) -> Any:
@@ -144,8 +146,8 @@ def _element_type(self: Any, builder: Any) -> Any:
 
 
 def _quick(before: Any, after: Any) -> Any:
-    """A builtin bound to the interpreter's semantic layer; what Triton replaces altogether stays as it patched it."""
-    if "member" not in (getattr(after, "__kwdefaults__", None) or ()):
+    """A builtin bound to the interpreter's semantic layer; classes, and what Triton replaces, stay as it patched them."""
+    if "member" not in (getattr(after, "__kwdefaults__", None) or ()) or isinstance(before, type):
         return after
     semantic = stock.interpreter_semantic
     inner = getattr(before, "__wrapped__", before) if before.__code__.co_name == "wrapper" else before

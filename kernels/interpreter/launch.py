@@ -18,7 +18,7 @@ from triton.runtime import interpreter as stock
 from triton.runtime.errors import InterpreterError
 
 from tinyflow.kernels.interpreter import forms, memo, memory, observer
-from tinyflow.kernels.interpreter.forms import INT32, POINTER
+from tinyflow.kernels.interpreter.forms import INT32, INT64, POINTER
 from tinyflow.kernels.interpreter.handles import symbolic
 
 #: The kernel that runs, or None.
@@ -62,12 +62,14 @@ def _signature(kernel: Any) -> _Signature:
     return signature
 
 
+_NUMBERS = frozenset((int, float, bool, str, type(None)))
+
+
 def _in_host_memory(value: Any) -> bool:
-    kind = type(value)
-    if kind in (int, float, bool, str) or value is None:
+    if type(value) in _NUMBERS:
         return True
     if isinstance(value, tuple):
-        return all(map(_in_host_memory, value))
+        return all(type(v) in _NUMBERS or _in_host_memory(v) for v in value)
     if isinstance(value, stock.TensorDescriptor):
         return _in_host_memory(value.base)
     device = getattr(value, "device", None)
@@ -78,16 +80,39 @@ def _in_host_memory(value: Any) -> bool:
 
 def _convert(value: Any) -> Any:
     """An argument as a kernel value, as ``_implicit_cvt`` makes it."""
-    if type(value) is int and -(2**31) <= value < 2**31:
-        return memo.scalar(value, tl.int32, INT32)
+    if type(value) is int and -(2**63) <= value < 2**63:
+        if -(2**31) <= value < 2**31:
+            return memo.scalar(value, tl.int32, INT32)
+        return memo.scalar(value, tl.int64, INT64)
     if hasattr(value, "data_ptr"):
         kind = _POINTER_TYPES.get(value.dtype)
         if kind is None:
             kind = _POINTER_TYPES[value.dtype] = stock._implicit_cvt(value).type
         return tl.tensor(symbolic(forms.scalar(value.data_ptr(), POINTER), kind), kind)
     if type(value) is tuple:
-        return tuple(map(_convert, value))
+        return memo.numbers(value, _convert) if all(type(v) is int for v in value) else tuple(map(_convert, value))
     return stock._implicit_cvt(value)
+
+
+_ONLY_INTEGERS = frozenset((int,))
+
+
+def _kernel_values(bound: dict[str, Any], constexprs: frozenset[str]) -> dict[str, Any] | None:
+    """Arguments as kernel values, or None if one is not in host memory."""
+    values = {}
+    for name, value in bound.items():
+        kind = type(value)
+        if name in constexprs:
+            values[name] = value
+        elif kind is int:
+            values[name] = _convert(value)
+        elif kind is tuple and _ONLY_INTEGERS.issuperset(map(type, value)):
+            values[name] = memo.numbers(value, _convert)
+        elif _in_host_memory(value):
+            values[name] = _convert(value)
+        else:
+            return None
+    return values
 
 
 def run(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
@@ -96,17 +121,18 @@ def run(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
     if warmup:
         return
     signature = _signature(self)
+    constexprs = signature.constexprs
     bound = None if self.pre_run_hooks else signature.bind(args, kwargs)
-    if bound is None or not all(map(_in_host_memory, bound.values())):
+    values = None if bound is None else _kernel_values(bound, constexprs)
+    if bound is None or values is None:
         try:
             with np.errstate(all="ignore"):
                 stock.GridExecutor(signature.function, self.arg_names, grid, self.pre_run_hooks)(*args, **kwargs)
         finally:
+            memory.flush()
             memory.release()
             memory.forget()
         return
-    constexprs = signature.constexprs
-    values = {n: v if n in constexprs else _convert(v) for n, v in bound.items()}
     shape = tuple(grid(values) if callable(grid) else grid)
     if not 1 <= len(shape) <= 3:
         raise ValueError(f"grid must have one to three dimensions, got {shape}")
@@ -133,9 +159,11 @@ def _run_grid(kernel: Any, function: Callable[..., Any], bound: Any, values: Any
                     if watcher is not None:
                         watcher.on_program((x, y, z))
                     function(**values)
+                    memory.flush()
         if watcher is not None:
             watcher.on_finish(kernel, bound)
     except Exception as error:
+        memory.flush()
         memory.release()  # the traceback keeps values alive, their memory may go
         if triton.knobs.compilation.front_end_debugging or isinstance(error, InterpreterError):
             raise

@@ -11,7 +11,7 @@ and asked for no program's index (``effects`` counts such acts).
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,8 @@ def forget() -> None:
     """Empties the memory. Tensors that are still in use stay canonical, new entries begin."""
     global _bytes
     _entries.clear()
+    _tuples.clear()
+    _tuple_keys.clear()
     _bytes = 0
 
 
@@ -106,11 +108,30 @@ def scalar(value: int, dtype: tl.dtype, kind: np.dtype) -> Any:
     return found if found is not None else remember(key, tl.tensor(symbolic(forms.scalar(value, kind), dtype), dtype))
 
 
+#: Tuples of kernel scalars by the numbers that they were made from, and their keys by their own identity.
+_tuples: dict[tuple[int, ...], tuple[Any, ...]] = {}
+_tuple_keys: dict[int, Hashable] = {}
+
+
+def numbers(values: tuple[int, ...], convert: Callable[[int], Any]) -> tuple[Any, ...]:
+    """Integers as a tuple of kernel scalars, the same one each time."""
+    found = _tuples.get(values)
+    if found is None:
+        if len(_tuples) >= _MOST_ENTRIES // 10:
+            _tuples.clear()
+            _tuple_keys.clear()
+        found = _tuples[values] = tuple(map(convert, values))
+        _tuple_keys[id(found)] = (tuple, tuple(map(id, found)))
+    return found
+
+
 def key_of(value: Any) -> Hashable:
     """An argument of a device function as part of a key; None for one that does not follow from constants."""
     kind = type(value)
     if kind is tl.tensor:
         return id(value) if "canonical" in value.__dict__ else None
+    if kind is tuple and id(value) in _tuple_keys:
+        return _tuple_keys[id(value)]
     if kind in (int, float, bool, str):
         return (kind, value)
     if value is None:

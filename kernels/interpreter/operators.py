@@ -18,6 +18,7 @@ from triton.runtime import interpreter as stock
 
 from tinyflow.kernels.interpreter import forms, memo, memory, shapes
 from tinyflow.kernels.interpreter.arithmetic import divide_truncating
+from tinyflow.kernels.interpreter.expressions import LEAST_SIZE
 from tinyflow.kernels.interpreter.forms import INT32, Box, Separable, Shape, Splat
 from tinyflow.kernels.interpreter.handles import Handle, array_of, numpy_dtype, symbolic
 from tinyflow.kernels.interpreter.semantics import shape_of_type
@@ -26,6 +27,7 @@ Member = Callable[..., Any]
 
 _builder = stock.interpreter_builder
 _INTEGERS = (tl.int32, tl.int64)
+_SMALL_INTEGERS = (tl.int8, tl.int16, tl.uint8, tl.uint16, tl.uint32, tl.uint64)
 _FLOATS = (tl.float32, tl.float64)
 _FLOAT32 = np.dtype(np.float32)
 #: Types between which a cast says all by its two ends.
@@ -37,6 +39,8 @@ _PLAIN = frozenset(
     )
 )
 _TYPES: dict[tuple[int, Shape], Any] = {}
+#: One object for each pointer type: by element type, address space and constness.
+_POINTERS: dict[tuple[int, Any, Any], Any] = {}
 
 
 def tile_type(element: Any, shape: Shape) -> Any:
@@ -61,7 +65,7 @@ def _number(tensor: Any, value: Any) -> Handle | None:
         if type(value) is float or type(value) is int:
             kind = _FLOAT32 if dtype is tl.float32 else np.dtype(np.float64)
             return symbolic(Splat(shape, np.array(value, kind)), dtype)
-    elif type(value) is int and -(2**31) <= value < 2**31:
+    elif type(value) is int and -(2**31) <= value < 2**31 and any(dtype is t for t in _INTEGERS):
         return symbolic(Separable(shape, value, (0,) * len(shape), numpy_dtype(dtype)), dtype)
     return None
 
@@ -83,6 +87,44 @@ def _pair(left: Any, right: Any) -> tuple[Any, Any, Shape] | None:
     return x, y, shape
 
 
+#: Operations on floating-point arrays that need nothing but numpy's own.
+_SIMPLE = frozenset((np.add, np.subtract, np.multiply, np.divide))
+
+
+def _small_array(handle: Any) -> np.ndarray | None:
+    """The array of a small value, or the one number of a constant; None for others."""
+    if type(handle) is not Handle:
+        return None
+    data = handle._data
+    if data is None:
+        return handle._form.value if type(handle._form) is Splat else None
+    return data if data.size < LEAST_SIZE else None
+
+
+def _at_once(op: Any, tensor: Any, other: Any, reverse: bool) -> Any:
+    """An operation on small floating-point arrays, where it is numpy's own on what the operands hold; else None."""
+    x = _small_array(tensor.handle)
+    if x is None:
+        return None
+    dtype, kind = tensor.dtype, tensor.type
+    if type(other) is tl.tensor:
+        y = _small_array(other.handle) if other.dtype is dtype else None
+        if y is None:
+            return None
+        if not shape_of_type(kind):
+            kind = other.type
+    elif type(other) is float or type(other) is int:
+        y = np.array(other, x.dtype)
+    else:
+        return None
+    if not (x.ndim or y.ndim):
+        return None  # remains a constant
+    value = op(y, x) if reverse else op(x, y)
+    if value.shape != (shape_of_type(kind) or (1,)) or value.dtype != x.dtype:
+        return None
+    return tl.tensor(Handle(value, dtype), kind)
+
+
 _operator_numbers = itertools.count()
 
 
@@ -90,6 +132,7 @@ def _binary(member: Member, op: Any, types: tuple[Any, ...], result: Any, revers
     """An operator for operands of one of ``types``; its value has their type, or ``result``."""
     number = next(_operator_numbers)
     types_by_id = frozenset(map(id, types))
+    is_simple = op in _SIMPLE
     options = _builder
 
     def operator(self: Any, other: Any, _semantic: Any = None) -> Any:
@@ -106,11 +149,17 @@ def _binary(member: Member, op: Any, types: tuple[Any, ...], result: Any, revers
                     key = (number, id(self), id(other))
             elif kind is int:
                 key = (number, id(self), int, other)
+            elif kind is float:
+                key = (number, id(self), float, other.hex())  # tells 0.0 from -0.0
             found = memo.find(key)
             if found is not None:
                 return found
         dtype = self.dtype
         if id(dtype) in types_by_id:
+            if key is None and is_simple and (dtype is tl.float32 or dtype is tl.float64):
+                value = _at_once(op, self, other, reverse)
+                if value is not None:
+                    return value
             if kind is tl.tensor:
                 pair = _pair(self, other) if other.dtype is dtype else None
             else:
@@ -136,6 +185,12 @@ def _add(member: Member) -> Member:
                     form = shapes.from_scalar_pointer(self.handle, other.handle)
                     if form is not None:
                         return tl.tensor(symbolic(form, self.dtype), tile_type(self.dtype, _shape(other)))
+                a, b = _shape(self), _shape(other)
+                if a != b and len(a) == len(b) > 1 and all(m == n or m == 1 or n == 1 for m, n in zip(a, b)):
+                    shape = tuple(map(max, a, b))
+                    form = shapes.from_broadcast_pointer(self.handle, other.handle, shape)
+                    if form is not None:
+                        return tl.tensor(symbolic(form, self.dtype), tile_type(self.dtype, shape))
                 found = _pair(self, other)
                 if found is not None:
                     pointer, offset, shape = found
@@ -184,49 +239,83 @@ def _to(member: Member) -> Member:
     number = next(_operator_numbers)
 
     def to(self: Any, dtype: Any, *args: Any, **kwargs: Any) -> Any:
-        if args or kwargs:
+        bits = kwargs.get("bitcast", False)
+        if args or len(kwargs) > ("bitcast" in kwargs) or type(bits) is not bool:
             return member(self, dtype, *args, **kwargs)
         dtype = dtype.value if type(dtype) is tl.constexpr else dtype
-        if dtype is self.dtype:
+        source = self.dtype
+        if dtype is source:
             return self
-        if id(dtype) not in _PLAIN or id(self.dtype) not in _PLAIN:
-            return member(self, dtype)
+        if type(dtype) is tl.pointer_type and source is tl.int64:
+            dtype = _pointer_type(dtype)
+            return tl.tensor(_builder.create_int_to_ptr(self.handle, dtype), tile_type(dtype, _shape(self)))
+        if id(dtype) not in _PLAIN or id(source) not in _PLAIN:
+            return member(self, dtype, *args, **kwargs)
+        if bits and dtype.primitive_bitwidth != source.primitive_bitwidth:
+            return member(self, dtype, *args, **kwargs)
         key = None
-        if memo.is_canonical(self) and dtype.is_int():
-            key = (number, id(self), id(dtype))
+        if memo.is_canonical(self):
+            key = (number, id(self), id(dtype), bits)
             found = memo.find(key)
             if found is not None:
                 return found
-        value = tl.tensor(_builder.cast_impl(self.handle, dtype), tile_type(dtype, _shape(self)))
+        handle = (_builder.create_bitcast if bits else _builder.cast_impl)(self.handle, dtype)
+        value = tl.tensor(handle, tile_type(dtype, _shape(self)))
         return value if key is None else memo.remember(key, value, self)
 
     return to
 
 
+def _pointer_type(dtype: Any) -> Any:
+    """The one object for pointer types equal to this one."""
+    key = (id(dtype.element_ty), dtype.address_space, dtype.const)
+    known = _POINTERS.get(key)
+    return _POINTERS.setdefault(key, dtype) if known is None else known
+
+
 def _cast(member: Member) -> Member:
-    """``tl.cast`` without options, which is ``to``."""
+    """``tl.cast`` of a tensor, which is ``to``."""
 
     def cast(input: Any, dtype: Any, *args: Any, **kwargs: Any) -> Any:
-        plain = type(input) is tl.tensor and not args and kwargs.keys() <= {"_semantic"}
-        return input.to(dtype) if plain else member(input, dtype, *args, **kwargs)
+        dtype = dtype.value if type(dtype) is tl.constexpr else dtype
+        if (
+            type(input) is int
+            and not args
+            and kwargs.keys() <= {"_semantic"}
+            and id(dtype) in _PLAIN
+            and dtype.is_int()
+        ):
+            if not -(2**31) <= input < 2**31 or not forms.scalar(input, numpy_dtype(dtype)).fits(numpy_dtype(dtype)):
+                return member(input, dtype)
+            return memo.scalar(input, dtype, numpy_dtype(dtype))
+        if type(input) is tl.tensor and not args:
+            if kwargs.keys() <= {"_semantic"}:
+                return input.to(dtype)
+            if kwargs.keys() <= {"_semantic", "bitcast"}:
+                return input.to(dtype, bitcast=kwargs["bitcast"])
+        return member(input, dtype, *args, **kwargs)
 
     return cast
 
 
-def _extremum(builder_floating: str, builder_integer: str) -> Callable[[Member], Member]:
+def _extremum(number: str, propagating: str, whole: str) -> Callable[[Member], Member]:
     """``tl.maximum`` and ``tl.minimum`` of two tensors of one type and shape, or of a tensor and a number."""
 
     def front(member: Member) -> Member:
-        floating, integer = getattr(_builder, builder_floating), getattr(_builder, builder_integer)
+        floating = getattr(_builder, number), getattr(_builder, propagating)
+        integer = getattr(_builder, whole)
 
         def extremum(x: Any, y: Any, *args: Any, **kwargs: Any) -> Any:
             y_value = y.value if type(y) is tl.constexpr else y
-            if type(x) is tl.tensor and not args and kwargs.keys() <= {"_semantic"}:
+            nan = kwargs.get("propagate_nan", tl.PropagateNan.NONE)
+            nan = nan.value if type(nan) is tl.constexpr else nan
+            if type(x) is tl.tensor and not args and kwargs.keys() <= {"_semantic", "propagate_nan"}:
                 is_floating = any(x.dtype is t for t in _FLOATS)
                 if is_floating or any(x.dtype is t for t in _INTEGERS):
                     other = _like(x, y_value)
                     if other is not None:
-                        handle = (floating if is_floating else integer)(x.handle, other)
+                        chosen = floating[nan is tl.PropagateNan.ALL] if is_floating else integer
+                        handle = chosen(x.handle, other)
                         return tl.tensor(handle, x.type)
             return member(x, y, *args, **kwargs)
 
@@ -274,11 +363,29 @@ def _load(member: Member) -> Member:
             number = other.value if type(other) is tl.constexpr else other
             if mask is None or type(number) not in (int, float) or not _holds(element, number):
                 return member(pointer, mask, other, **kwargs)
-            other_handle = symbolic(Splat(shape or (1,), np.array(number, numpy_dtype(element))), element)
+            other_handle = _fill(element, shape or (1,), number)
         handle = memory.load(_builder, pointer.handle, mask_handle, other_handle)
         return tl.tensor(handle, tile_type(element, shape))
 
     return load
+
+
+#: Constants that masked lanes hold, by element type, shape and integer; an entry keeps its type, hence the type's id.
+_fills: dict[tuple[int, Shape, int], tuple[Any, Handle]] = {}
+_MOST_FILLS = 10_000
+
+
+def _fill(element: Any, shape: Shape, number: float) -> Handle:
+    """A constant as a tile."""
+    if type(number) is not int:
+        return symbolic(Splat(shape, np.array(number, numpy_dtype(element))), element)
+    found = _fills.get((id(element), shape, number))
+    if found is None:
+        if len(_fills) >= _MOST_FILLS:
+            _fills.clear()
+        handle = symbolic(Splat(shape, np.array(number, numpy_dtype(element))), element)
+        found = _fills[id(element), shape, number] = element, handle
+    return found[1]
 
 
 def _holds(element: Any, number: Any) -> bool:
@@ -325,7 +432,9 @@ def _where(member: Member) -> Member:
             x = x.value if type(x) is tl.constexpr else x
             y = y.value if type(y) is tl.constexpr else y
             model = x if type(x) is tl.tensor else y
-            if type(model) is tl.tensor and any(model.dtype is t for t in _INTEGERS + _FLOATS):
+            if type(y) is tl.tensor and not _shape(model):
+                model = y
+            if type(model) is tl.tensor and any(model.dtype is t for t in _INTEGERS + _SMALL_INTEGERS + _FLOATS):
                 shape = _shape(model)
                 if shape == _shape(condition):
                     yes, no = _like(model, x), _like(model, y)
@@ -340,7 +449,12 @@ def _where(member: Member) -> Member:
 def _like(model: Any, value: Any) -> Any:
     if type(value) is not tl.tensor:
         return _number(model, value)
-    return value.handle if value.dtype is model.dtype and _shape(value) == _shape(model) else None
+    if value.dtype is not model.dtype:
+        return None
+    given, wanted = _shape(value), _shape(model)
+    if given == wanted:
+        return value.handle
+    return None if given else _builder.create_splat(tile_type(model.dtype, wanted), value.handle)
 
 
 def _arange(member: Member) -> Member:
@@ -355,6 +469,19 @@ def _arange(member: Member) -> Member:
         return found if found is not None else memo.remember((number, start, end), member(start, end))
 
     return arange
+
+
+def _broadcast_to(member: Member) -> Member:
+    """``tl.broadcast_to``, of a tensor that has the shape already."""
+
+    def broadcast_to(input: Any, *shape: Any, _semantic: Any = None) -> Any:
+        sizes = shape[0] if len(shape) == 1 and type(shape[0]) in (tuple, list, tl.tuple) else shape
+        plain = tuple([n.value if type(n) is tl.constexpr else n for n in sizes])
+        if type(input) is tl.tensor and plain and _shape(input) == plain:
+            return input
+        return member(input, *shape)
+
+    return broadcast_to
 
 
 def _index_of(attribute: str) -> Callable[[Member], Member]:
@@ -407,14 +534,15 @@ def replacements() -> list[tuple[Any, str, Callable[[Member], Member]]]:
         ("eq", np.equal),
         ("ne", np.not_equal),
     ):
-        binary(name, op, _SIGNED, result=tl.int1)
+        binary(name, op, _SIGNED + _SMALL_INTEGERS, result=tl.int1)
     for module in (tl, tl.core):
         table += [(module, "load", _load), (module, "store", _store), (module, "where", _where)]
         table += [
             (module, "cast", _cast),
-            (module, "maximum", _extremum("create_maxnumf", "create_maxsi")),
-            (module, "minimum", _extremum("create_minnumf", "create_minsi")),
+            (module, "maximum", _extremum("create_maxnumf", "create_maximumf", "create_maxsi")),
+            (module, "minimum", _extremum("create_minnumf", "create_minimumf", "create_minsi")),
             (module, "arange", _arange),
+            (module, "broadcast_to", _broadcast_to),
             (module, "program_id", _index_of("grid_idx")),
             (module, "num_programs", _index_of("grid_dim")),
         ]

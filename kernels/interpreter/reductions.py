@@ -7,16 +7,18 @@ order, so the same bits. A combine function that branches on its values goes ele
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import triton.language as tl
 from triton.runtime import interpreter as stock
 
-from tinyflow.kernels.interpreter import dtypes
+from tinyflow.kernels.interpreter import dtypes, expressions
 from tinyflow.kernels.interpreter.arithmetic import CastOperations, lift, lower
-from tinyflow.kernels.interpreter.handles import Handle, numpy_dtype, peek
+from tinyflow.kernels.interpreter.expressions import Applied, Deferred
+from tinyflow.kernels.interpreter.handles import Handle, numpy_dtype, operand, peek, symbolic
 
 _standard = tl.standard
 
@@ -117,8 +119,68 @@ def _value(x: Any) -> Any:
 
 def _sum(tensor: Any, axis: int | None, keep_dims: bool) -> Any:
     stock.ReduceOps(axis, _SUM, keep_dims).check_tensor((tensor,))
+    source = operand(tensor.handle)
+    if axis == 0 and not keep_dims and type(source) is Applied and _sums_in_passing(source):
+        return tl.tensor(symbolic(ColumnSums(source), tensor.dtype), tl.block_type(tensor.dtype, [source.shape[1]]))
     total = np.sum(peek(tensor.handle), axis=axis, keepdims=keep_dims)
     return _tensor(np.asarray(total).astype(numpy_dtype(tensor.dtype)), tensor.dtype)
+
+
+#: Operations that are quicker done again than their result is written and read.
+_CHEAP = frozenset((np.add, np.subtract, np.multiply, np.negative, np.abs, expressions.select, expressions.convert))
+_MOST_CHEAP = 8
+
+
+def _sums_in_passing(source: Applied) -> bool:
+    """True if the columns of an expression may be summed without making it whole, to the same bits."""
+    if source.leaf() is not None or len(source.shape) != 2 or source.shape[1] < 2 or source.dtype.kind != "f":
+        return False
+    if source.dtype.itemsize < 4 or source.steps > _MOST_CHEAP:
+        return False
+    return all(node.function in _CHEAP for node in (source, *expressions.pending([source])[0]))
+
+
+class ColumnSums(Deferred):
+    """The sums of an expression's columns, added row by row as it is computed, together with other such sums."""
+
+    __slots__ = ("source",)
+    _waiting: ClassVar[list[weakref.ref[ColumnSums]]] = []
+
+    def __init__(self, source: Applied) -> None:
+        super().__init__(source.shape[1:], source.dtype)
+        self.source: Any = source
+        self._waiting[:] = [r for r in self._waiting if (other := r()) is not None and other.source is not None]
+        self._waiting.append(weakref.ref(self))
+
+    def compute_into(self, out: np.ndarray) -> None:
+        alive = [other for r in self._waiting if (other := r()) is not None and other.source is not None]
+        together = [self] + [other for other in alive if other is not self and other.source.shape == self.source.shape]
+        sums = _column_sums([other.source for other in together])
+        np.copyto(out, sums[0])
+        self.source = None
+        for other, total in zip(together[1:], sums[1:]):
+            other.settle_at(total)
+
+    def settle_at(self, place: Any) -> None:
+        super().settle_at(place)
+        self.source = None
+
+
+def _column_sums(sources: list[Applied]) -> list[np.ndarray]:
+    """The sum of each expression's rows in their order, as numpy adds them up."""
+    different = list({id(source): source for source in sources}.values())
+    rows, columns = different[0].shape
+    height = min(rows, max(1, expressions.BLOCK_SIZE // columns))
+    # the sum so far is the first row of what is added up next
+    lines = [np.empty((height + 1, columns), source.dtype) for source in different]
+    read = expressions.Program(*different).reader()
+    for start in range(0, rows, height):
+        stop = min(start + height, rows)
+        read((slice(start, stop), slice(None)), [line[1 : stop - start + 1] for line in lines])
+        for line in lines:
+            line[0] = np.add.reduce(line[1 if start == 0 else 0 : stop - start + 1], axis=0)
+    totals = {id(source): line[0].copy() for source, line in zip(different, lines)}
+    return [totals[id(source)] for source in sources]
 
 
 def _step(combine: Callable[..., Any], before: Sequence[Any], next_: Sequence[Any]) -> list[Any]:
@@ -193,6 +255,18 @@ def _scan_lanes(input: tuple[Any, ...], axis: int, combine_fn: Any, reverse: boo
         out = np.moveaxis(out[::-1] if reverse else out, 0, axis)
         results.append(_tensor(np.ascontiguousarray(out), t.dtype))
     return tuple(results)
+
+
+_sorting_network = tl.sort
+
+
+def sort(x: Any, dim: Any = None, descending: Any = False) -> Any:
+    """``tl.sort``: integers as numpy sorts them, which has one result; other types by the network that a GPU runs."""
+    values = peek(x.handle)
+    if values.dtype.kind not in "iu" or dtypes.is_packed(x.dtype) or _value(dim) not in (None, values.ndim - 1):
+        return _sorting_network(x, dim, descending)
+    ordered = np.sort(values, axis=-1)
+    return _tensor(np.ascontiguousarray(ordered[..., ::-1]) if _value(descending) else ordered, x.dtype)
 
 
 class ReductionOperations:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,7 +13,19 @@ _FIRST_PAGE = 4096
 #: All of user space as one buffer, so that a view of any address is an ndarray and nothing is copied.
 _MEMORY = (ctypes.c_char * ((1 << 47) - _FIRST_PAGE)).from_address(_FIRST_PAGE)
 
+#: The nests of which one axis of a tile may consist.
+_MOST_NESTS = 8
+
 Positions = Any  # a slice, or an array of indices
+
+
+class Nest(NamedTuple):
+    """A progression of progressions: ``origin + Σ_k i_k · steps[k]``, the indices of C order in ``shape``."""
+
+    start: int  #: the index of its first value
+    origin: int
+    shape: Shape
+    steps: Shape
 
 
 def view(address: int, shape: Shape, strides: Shape, dtype: np.dtype) -> np.ndarray | None:
@@ -75,6 +87,10 @@ class Region:
         """True if the whole tile is unmasked."""
         return all(type(p) is slice and p.stop - p.start == n for p, n in zip(self.positions, shape))
 
+    def is_top(self, shape: Shape) -> bool:
+        """True if it is the first rows of the tile, whole."""
+        return self.is_plain() and self.positions[0].start == 0 and self.covers((self.positions[0].stop, *shape[1:]))
+
     def index(self) -> Any:
         """The index that picks the elements from the strided view."""
         if not self.picks:
@@ -89,6 +105,15 @@ class Region:
         if sum(type(p) is not slice for p in self.positions) < 2:
             return self.positions
         return np.ix_(*[np.arange(p.start, p.stop) if type(p) is slice else p for p in self.positions])
+
+    def nested(self) -> tuple[list[Nest], ...] | None:
+        """Each axis as a few progressions of progressions (see :func:`as_nests`), or None if one is no such thing."""
+        if "nested" not in self.known:
+            axes = []
+            for k, (n, stride) in enumerate(zip(self.shape, self.strides)):
+                axes.append(as_nests(self.picks[k] * stride) if k in self.picks else [Nest(0, 0, (n,), (stride,))])
+            self.known["nested"] = None if None in axes else tuple(axes)
+        return self.known["nested"]
 
     def is_injective(self, size: int) -> bool:
         """True if the addresses are provably all different."""
@@ -192,6 +217,36 @@ def _as_progression(values: np.ndarray) -> tuple[int, int, bool]:
     if int(values[-1]) - start != step * (values.size - 1):
         return start, step, False
     return start, step, bool((values[1:] - values[:-1] == step).all())
+
+
+def as_nests(values: np.ndarray) -> list[Nest] | None:
+    """Values as a few nests, one after the other; None where that takes many.
+
+    Consecutive pixels of images are of this kind: perhaps the rest of a row, rows that are the rest of an image, so many
+    images of so many rows of so many columns, and the first part of another image.
+    """
+    first = int(values[0])
+    if values.size == 1:
+        return [Nest(0, first, (1,), (0,))]
+    gaps = values[1:] - values[:-1]
+    kinds, counts = np.unique(gaps, return_counts=True)
+    step = int(kinds[np.argmax(counts)])
+    if kinds.size == 1:
+        return [Nest(0, first, (values.size,), (step,))]
+    starts = np.concatenate([[0], np.flatnonzero(gaps != step) + 1])
+    lengths = np.diff(np.append(starts, values.size))
+    run = int(lengths[1] if lengths.size > 2 else lengths.max())
+    head, tail = int(lengths[0]) if lengths[0] != run else 0, int(lengths[-1]) if lengths[-1] != run else 0
+    lines = starts[bool(head) : starts.size - bool(tail)]
+    if run == 1 or (lengths[bool(head) : starts.size - bool(tail)] != run).any():
+        return None
+    nests = [Nest(0, first, (head,), (step,))] if head else []
+    inner = as_nests(values[lines])
+    for start, origin, shape, steps in inner or ():
+        nests.append(Nest(head + start * run, origin, (*shape, run), (*steps, step)))
+    if tail:
+        nests.append(Nest(values.size - tail, int(values[-tail]), (tail,), (step,)))
+    return None if inner is None or len(nests) > _MOST_NESTS else nests
 
 
 def _dense_bytes(shape: list[int], strides: list[int], first: int, size: int) -> int:

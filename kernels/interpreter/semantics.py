@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import triton.language as tl
 from triton.language.semantic import TritonSemantic
+from triton.runtime import interpreter as stock
 
-from tinyflow.kernels.interpreter import forms
+from tinyflow.kernels.interpreter import forms, memo
 from tinyflow.kernels.interpreter.forms import Separable, Shape, Splat
 from tinyflow.kernels.interpreter.handles import form_of, numpy_dtype, symbolic
 
+_PLAIN = ("fp16", "fp32", "fp64")
 _NUMBERS = (tl.int32, tl.int64, tl.float32)
 _BLOCK_TYPES: dict[tuple[Any, ...], dict[str, Any]] = {}
 _MOST_TYPES = 10_000
@@ -134,6 +136,33 @@ class Semantic(TritonSemantic):
         if list(shape_of_type(tensor.type)) == shape:
             return tensor
         return tl.tensor(self.builder.create_broadcast(tensor.handle, shape), tl.block_type(tensor.dtype, shape))
+
+
+#: Kinds of products that Triton's own checks have let pass.
+_checked_dots: set[Any] = set()
+
+
+def quick_dot(member: Any) -> Any:
+    """``tl.dot`` with an accumulator, whose checks run once for each kind of operands."""
+
+    def dot(input: Any, other: Any, acc: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if args or type(acc) is not tl.tensor or acc.dtype is not tl.float32 and acc.dtype is not tl.float64:
+            return member(input, other, acc, *args, **kwargs)
+        tensors = (input, other, acc)
+        key = (
+            *[(shape_of_type(t.type), t.dtype.name) for t in tensors],
+            *kwargs,
+            *[memo.key_of(v) for v in kwargs.values()],
+        )
+        if key in _checked_dots:
+            handle = stock.interpreter_builder.create_dot(input.handle, other.handle, acc.handle, None, None)
+            return tl.tensor(handle, acc.type)
+        result = member(input, other, acc, **kwargs)
+        if input.dtype == other.dtype and input.dtype.name in _PLAIN and len(_checked_dots) < _MOST_TYPES:
+            _checked_dots.add(key)
+        return result
+
+    return dot
 
 
 def _constant_like(tensor: Any, value: Any) -> Any:

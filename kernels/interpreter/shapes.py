@@ -10,7 +10,7 @@ import triton.language as tl
 
 from tinyflow.kernels.interpreter import forms
 from tinyflow.kernels.interpreter.expressions import Deferred, Transposed
-from tinyflow.kernels.interpreter.forms import INT32, Box, Separable, Splat, Vector
+from tinyflow.kernels.interpreter.forms import INT32, Box, Separable, Shape, Splat, Vector
 from tinyflow.kernels.interpreter.handles import Handle, form_of, numpy_dtype, operand, splat_of, symbolic
 from tinyflow.kernels.interpreter.memory import Loaded, element_size
 
@@ -23,6 +23,14 @@ def from_scalar_pointer(pointer: Any, offset: Any) -> Separable | None:
     size = element_size(pointer)
     terms = tuple([t * size if type(t) is int else t.scaled(size) for t in form.terms])
     return Separable(form.shape, base.range()[0] + form.constant * size, terms, base.dtype)
+
+
+def from_broadcast_pointer(pointer: Any, offset: Any, shape: Shape) -> Separable | None:
+    """Pointers and offsets of several dimensions over their common shape; None where one of them has no form."""
+    a, b = form_of(pointer), form_of(offset)
+    if type(a) is not Separable or type(b) is not Separable:
+        return None
+    return forms.add(forms.broadcast(a, shape), forms.broadcast(b, shape), element_size(pointer))
 
 
 class ShapeOperations:

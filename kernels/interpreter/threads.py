@@ -7,7 +7,6 @@ tile keep all cores busy. While they do, the BLAS itself must run on one thread.
 from __future__ import annotations
 
 import ctypes
-import glob
 import os
 import queue
 import threading
@@ -16,6 +15,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+
+from tinyflow.kernels.interpreter import blas
 
 _SETTERS = (
     "scipy_openblas_set_num_threads64_",
@@ -39,15 +40,13 @@ CORES = _available_cores()
 
 def _find_blas() -> tuple[Callable[[int], None], Callable[[], int]] | None:
     """The functions that set and get the thread count of the OpenBLAS in numpy's wheel, or None."""
-    folder = os.path.join(os.path.dirname(np.__file__), os.pardir, "numpy.libs")
-    for path in glob.glob(os.path.join(folder, "*openblas*")):
-        library = ctypes.CDLL(path)
-        for name in _SETTERS:
-            getter = name.replace("_set_", "_get_")
-            if hasattr(library, name) and hasattr(library, getter):
-                get = getattr(library, getter)
-                get.restype = ctypes.c_int
-                return getattr(library, name), get
+    found = blas.library()
+    for name in _SETTERS if found is not None else ():
+        getter = name.replace("_set_", "_get_")
+        if hasattr(found, name) and hasattr(found, getter):
+            get = getattr(found, getter)
+            get.restype = ctypes.c_int
+            return getattr(found, name), get
     return None
 
 

@@ -7,7 +7,8 @@
 A kernel is a list of random statements: index arithmetic of every kind, masks of every shape, loads, arithmetic in
 eight dtypes, casts, reductions, scans, shape changes, products, loops, device functions, descriptors, atomics, and
 stores that may overlap what was loaded. Each expression carries its bounds, so that no address leaves the buffers.
-bfloat16 is left out, since Triton's own interpreter has it wrong; the tests of dtypes compare it with torch.
+Triton's own interpreter has bfloat16 wrong: it gets the same kernels with float32 in its place, rounded after each
+operation.
 """
 
 # ruff: noqa: I001  (tinyflow settles how kernels are loaded, so its import comes before triton's)
@@ -65,6 +66,35 @@ def ramp(i, q):
 def larger(a, b):
     return tl.maximum(a, b)
 
+
+@triton.jit
+def half(x, NATIVE: tl.constexpr):
+    # a value in bfloat16, or the float32 that is nearest among the numbers of bfloat16
+    if NATIVE:
+        result = x.to(tl.bfloat16)
+    else:
+        bits = x.to(tl.float32).to(tl.int32, bitcast=True)
+        result = ((bits + 32767 + ((bits >> 16) & 1)) & -65536).to(tl.float32, bitcast=True)
+    return result
+
+
+@triton.jit
+def load_half(pointer, mask, other, NATIVE: tl.constexpr):
+    if NATIVE:
+        result = tl.load(pointer, mask=mask, other=other)
+    else:
+        bits = tl.load(pointer, mask=mask, other=0).to(tl.int32) << 16
+        result = tl.where(mask, bits.to(tl.float32, bitcast=True), other)
+    return result
+
+
+@triton.jit
+def store_half(pointer, value, mask, NATIVE: tl.constexpr):
+    if NATIVE:
+        tl.store(pointer, value, mask=mask)
+    else:
+        tl.store(pointer, (value.to(tl.int32, bitcast=True) >> 16).to(tl.int16), mask=mask)
+
 """
 
 
@@ -95,6 +125,7 @@ class _Writer:
     columns: int
     lines: list[str] = field(default_factory=list)
     tiles: list[Tile] = field(default_factory=list)
+    halves: list[str] = field(default_factory=list)
     depth: int = 1
 
     def line(self, text: str) -> None:
@@ -464,6 +495,42 @@ class _Writer:
             mask = f", mask=tl.broadcast_to({mask[7:]}, {full})"
         self.line(f"tl.store({pointer} + tl.broadcast_to({offset}, {full}), {a.name}{mask})")
 
+    def bfloat16(self) -> None:
+        """A load, a few operations, each rounded, and a store."""
+        offset, r, c = self.offset()
+        mask, full = self.mask(r, c), f"({self.rows}, {self.columns})"
+        fill = self.rng.choice(["0.0", "-1.5", "7.0"])
+        h = f"h{len(self.halves)}"
+        self.line(f"on_{h} = tl.broadcast_to({mask}, {full})")
+        self.line(f"{h} = load_half(bfloat16_ptr + tl.broadcast_to({offset}, {full}), on_{h}, {fill}, NATIVE)")
+        self.halves.append(h)
+        for _ in range(self.rng.randint(1, 4)):
+            a, axis = self.rng.choice(self.halves), self.rng.randrange(2)
+            tile = self.pick("float32", "float16", "int8")
+            text = self.rng.choice(
+                [
+                    f"{h} + {a}",
+                    f"{h} * {a}",
+                    f"{a} - {h}",
+                    f"{h} / half(half({a} * {a}, NATIVE) + 1.0, NATIVE)",
+                    f"tl.maximum({h}, {a})",
+                    f"tl.where({a} < {h}, {h}, {a})",
+                    f"-{h}",
+                    f"tl.abs({h})",
+                    f"{h} * half(i[:, None] - j[None, :], NATIVE)",
+                    f"tl.broadcast_to(tl.sum({h}, axis={axis}, keep_dims=True), {full})",
+                    f"tl.trans(tl.trans({h}))",
+                    *([f"half(tl.where({tile.name} == {tile.name}, {tile.name}, 0), NATIVE)"] if tile else []),
+                ]
+            )
+            # two roundings, where the first has none to do, are one
+            self.line(f"{h} = half({text}, NATIVE)")
+        if self.rng.random() < 0.6:
+            at = self.rng.choice([offset, f"i[:, None] * {self.columns} + j[None, :] + p"])
+            pointers = f"bfloat16_{self.rng.choice(['out', 'ptr'])} + tl.broadcast_to({at}, {full})"
+            self.line(f"store_half({pointers}, {h}, on_{h}, NATIVE)")
+        self.name(self.grid_shape, "float32", f"{h}.to(tl.float32)")
+
     def scalar_store(self) -> None:
         a = self.pick("float32", "int32")
         if a is not None:
@@ -473,7 +540,7 @@ class _Writer:
 def write_kernel(rng: random.Random, name: str) -> str:
     """The source of one random kernel."""
     writer = _Writer(rng, 2 ** rng.randint(0, 5), 2 ** rng.randint(0, 5))
-    pointers = ", ".join(f"{d}_ptr, {d}_out" for d in _DTYPES)
+    pointers = ", ".join(f"{d}_ptr, {d}_out" for d in (*_DTYPES, "bfloat16"))
     writer.line(f"i = tl.arange(0, {writer.rows})")
     writer.line(f"j = tl.arange(0, {writer.columns})")
     writer.line(f"p = tl.program_id(0) * {rng.choice([0, 1, 3, writer.rows])}")
@@ -500,11 +567,15 @@ def write_kernel(rng: random.Random, name: str) -> str:
         writer.descriptor,
         writer.atomic,
         writer.scalar_store,
+        writer.bfloat16,
+        writer.bfloat16,
     ]
     for _ in range(rng.randint(3, 12)):
         rng.choice(steps)()
     writer.store()
-    return "\n".join(["@triton.jit", f"def {name}({pointers}, idx, n, m):", *writer.lines, "", ""])
+    return "\n".join(
+        ["@triton.jit", f"def {name}({pointers}, idx, n, m, NATIVE: tl.constexpr):", *writer.lines, "", ""]
+    )
 
 
 def write_module(count: int, seed: int) -> str:
@@ -536,6 +607,7 @@ class Buffers:
         for name in _DTYPES:
             scaled = values * 0.37 if name in _FLOATS else np.abs(values) if name == "uint8" else values
             self._inputs[name] = scaled.astype(name)
+        self._inputs["bfloat16"] = torch.from_numpy(values * 0.37).to(torch.bfloat16).view(torch.int16).numpy()
         self._arrays = {name: (a.copy(), a.copy()) for name, a in self._inputs.items()}
         self._tensors = [torch.from_numpy(a)[_REACH:] for pair in self._arrays.values() for a in pair]
         self._idx = torch.from_numpy(np.random.default_rng(1).integers(0, 40, 64, dtype=np.int32))
@@ -548,7 +620,9 @@ class Buffers:
         try:
             with np.errstate(all="ignore"), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # numpy's about slices of NaN
-                kernel[(_PROGRAMS,)](*self._tensors, self._idx, _N, _M)
+                native = interpreter.installed()
+                halves = [t.view(torch.bfloat16) if native else t for t in self._tensors[-2:]]
+                kernel[(_PROGRAMS,)](*self._tensors[:-2], *halves, self._idx, _N, _M, native)
         except Exception as error:
             return f"raises {type(error).__name__}: {error}"[:300]
         return b"".join(a.tobytes() for pair in self._arrays.values() for a in pair)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import struct
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,6 +18,7 @@ from triton.runtime.interpreter import InterpreterBuilder
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from tinyflow.kernels import interpreter
+from tinyflow.kernels.interpreter import products
 
 SENTINEL = 7  # what outputs hold before the launch: an element that is not written must stay so
 
@@ -88,6 +90,26 @@ def conv_kernel(x, w, y, N, H, W, C, K, R: tl.constexpr, PAD: tl.constexpr, BM: 
                 b = tl.load(w + taps, mask=(c0 + c < C)[:, None] & (k < K)[None, :], other=0.0)
                 acc = tl.dot(a, b, acc, input_precision="ieee")
     tl.store(y + p[:, None] * K + k[None, :], acc, mask=inside[:, None] & (k < K)[None, :])
+
+
+@triton.jit
+def windows_kernel(x, g, w, out, y, N, H, W, C, K, P, Q, R: tl.constexpr, BP: tl.constexpr, BL: tl.constexpr,
+                   BK: tl.constexpr):  # fmt: skip
+    lane, k = tl.arange(0, BL), tl.arange(0, BK)
+    tap, c = lane // C, lane % C
+    columns = (tap // R * W + tap % R) * C + c
+    exists, filters = lane < R * R * C, k < K
+    acc = tl.zeros((BL, BK), tl.float32)
+    weights = tl.load(w + lane[:, None] * K + k[None, :], mask=exists[:, None] & filters[None, :], other=0.0)
+    for first in range(0, N * P * Q, BP):
+        p = first + tl.arange(0, BP)
+        inside = p < N * P * Q
+        row = (p // (P * Q) * H + p // Q % P) * W + p % Q
+        a = tl.load(x + (row * C)[:, None] + columns[None, :], mask=inside[:, None] & exists[None, :], other=0.0)
+        at, mask = p[:, None] * K + k[None, :], inside[:, None] & filters[None, :]
+        acc = tl.dot(tl.trans(a), tl.load(g + at, mask=mask, other=0.0), acc, input_precision="ieee")
+        tl.store(y + at, tl.dot(a, weights, input_precision="ieee"), mask=mask)
+    tl.store(out + lane[:, None] * K + k[None, :], acc, mask=exists[:, None] & filters[None, :])
 
 
 @triton.jit
@@ -427,6 +449,95 @@ def deferred_kernel(x, y, out, n, C: tl.constexpr, BLOCK: tl.constexpr):
     tl.store(out + 2 * BLOCK * C + C + off, (q.to(tl.float16) + b.to(tl.float16)).to(tl.float32))
 
 
+@triton.jit
+def column_sums_kernel(x, out, n, C: tl.constexpr, BLOCK: tl.constexpr):
+    i, c = tl.arange(0, BLOCK), tl.arange(0, C)
+    at, mask = i[:, None] * C + c[None, :], (i < n)[:, None]
+    v = tl.load(x + at, mask=mask, other=0.0)
+    d = tl.where(mask, v - tl.load(x + c)[None, :], 0.0)
+    total = tl.sum(d, axis=0)
+    squares = tl.sum(d * d, axis=0)
+    tl.store(x + at, v * 2, mask=mask)  # before the sums of what was there are needed
+    tl.store(out + c, total)
+    tl.store(out + C + c, squares + total)
+    again = tl.load(x + at, mask=mask, other=0.0)
+    tl.store(out + 2 * C + c, tl.sum(again - d, axis=0) + tl.sum(tl.exp(d), axis=0))
+
+
+@triton.jit
+def noted_stores_kernel(p, b, out, n, lr, ORDER: tl.constexpr, BLOCK: tl.constexpr):
+    """Stores of values that are yet to be computed: over what they were made from, before and after it is asked for."""
+    i = tl.arange(0, BLOCK)
+    if ORDER % 2 == 0:
+        m = i < n
+    else:
+        m = (i >= 5) & (i < n)
+    x = tl.load(p + i, mask=m, other=2.0)
+    if ORDER < 10:
+        old = tl.load(b + i, mask=m, other=-1.0)
+        new = old * 0.5 + x
+    if ORDER >= 12:  # a value on the way is asked for, when what it was made from is no longer there
+        half = tl.load(b + i, mask=m, other=-1.0) * 0.5
+        tl.store(b + i, half + x, mask=m)
+        tl.store(out + i, half)
+    elif ORDER >= 10:  # so is the value itself, where the store left lanes out
+        new = tl.load(b + i, mask=m, other=-1.0) * 0.5 + x
+        tl.store(b + i, new, mask=m)
+        tl.store(out + i, new)
+    elif ORDER < 2:  # one after the other, what came before asked for last
+        tl.store(b + i, new, mask=m)
+        tl.store(p + i, x - lr * new, mask=m)
+        tl.store(out + i, new + old, mask=m)
+    elif ORDER < 4:  # lanes that no store wrote are asked for
+        tl.store(b + i, new, mask=m)
+        tl.store(out + i, new * new)
+    elif ORDER < 6:  # what was stored is loaded
+        tl.store(b + i, new, mask=m)
+        again = tl.load(b + i + 1, mask=i < n - 1, other=0.0)
+        tl.store(p + i, again * x, mask=m)
+        tl.store(out + i, again + new, mask=m)
+    elif ORDER < 8:  # later stores over earlier ones, whole and in part
+        tl.store(out + i, new, mask=m)
+        tl.store(out + i, x * 3.0, mask=m)
+        tl.store(out + i + 1, old * x, mask=i < n // 2)
+        tl.store(p + i, tl.sum(new, 0) + x)
+    else:  # the sum first: the values are there when the stores are due
+        tl.store(b + i, new, mask=m)
+        tl.store(out + i, x - new, mask=m)
+        tl.store(p + i, tl.sum(new, 0) + (x - new), mask=m)
+
+
+@triton.jit
+def running_maximum_kernel(x, out, at, STEPS: tl.constexpr, BLOCK: tl.constexpr):
+    """Two values that go along together, through more steps than are noted."""
+    i = tl.arange(0, BLOCK)
+    best = tl.full([BLOCK], float("-inf"), tl.float32)
+    where = tl.zeros([BLOCK], tl.uint8)
+    least = tl.load(x + i)
+    for k in range(STEPS):
+        v = tl.load(x + i + k, mask=i < BLOCK - k, other=float("-inf"))
+        better = (v > best) | (v != v)
+        best = tl.maximum(v, best, propagate_nan=tl.PropagateNan.ALL)
+        where = tl.where(better, tl.cast(k, tl.uint8), where)
+        least = tl.minimum(least, v, propagate_nan=tl.PropagateNan.ALL)
+    tl.store(out + i, best)
+    tl.store(at + i, where)
+    tl.store(out + BLOCK + i, least)
+    tl.store(at + BLOCK + i, (where == tl.cast(2, tl.uint8)).to(tl.uint8))
+
+
+@triton.jit
+def scalar_arithmetic_kernel(out, addresses, bits, BLOCK: tl.constexpr):
+    """Numbers that are remembered: zeros of either sign, 64-bit integers, their bits; addresses out of memory."""
+    value = tl.cast(tl.cast(bits, tl.int64), tl.float64, bitcast=True)
+    zero = (value - value).to(tl.float32)
+    i = tl.arange(0, BLOCK)
+    there = tl.load(addresses + tl.program_id(0)).to(tl.pointer_type(tl.float32))
+    tl.store(there + i, 1.0 / (zero * 0.0) + i)
+    tl.store(there + BLOCK + i, 1.0 / (zero * -0.0) + i)
+    tl.store(out + i, (value * 0.5).to(tl.float32) + i * (1.0 - value).to(tl.float32))
+
+
 def normal(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     return torch.randn(shape, dtype=torch.float64).to(dtype)
 
@@ -435,8 +546,22 @@ def output(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     return torch.full(shape, SENTINEL, dtype=dtype)
 
 
+def with_nans(x: torch.Tensor) -> torch.Tensor:
+    x[::97] = float("nan")
+    x[::89] = 0.0
+    x[1::89] = -0.0
+    return x
+
+
 def integers(low: int, high: int, *shape: int, dtype: torch.dtype = torch.int32) -> torch.Tensor:
     return torch.randint(low, high, shape, dtype=dtype)
+
+
+def windows(n: int, h: int, w: int, c: int, k: int, dtype: torch.dtype = torch.float32, r: int = 3) -> tuple[Any, ...]:
+    """Arguments of ``windows_kernel``: tiles of 256 pixels and 256 products."""
+    p, q = h - r + 1, w - r + 1
+    factors = normal(n, h, w, c, dtype=dtype), normal(n, p, q, k, dtype=dtype), normal(r * r * c, k, dtype=dtype)
+    return *factors, output(r * r * c, k), output(n, p, q, k), n, h, w, c, k, p, q, r, 256, 256, 32
 
 
 OLD_TRITON = triton.__version__.startswith(("3.6", "3.7", "3.8"))  # tl.cat could not keep the order
@@ -567,6 +692,26 @@ CASES: dict[str, tuple[Any, tuple[int, ...], Callable[[], tuple[Any, ...]]]] = {
             32,
         ),
     ),
+    "matmul, few rows": (
+        matmul_kernel,
+        (1, 1),
+        lambda: (normal(60, 128), normal(128, 512), output(60, 512), 60, 512, 128, 128, 1, 512, 1, 64, 512, 64, "ieee"),
+    ),
+    "matmul, one row": (
+        matmul_kernel,
+        (1, 1),
+        lambda: (normal(1, 128), normal(128, 512), output(1, 512), 1, 512, 128, 128, 1, 512, 1, 64, 512, 64, "ieee"),
+    ),
+    "windows, whole rows of results": (windows_kernel, (1,), lambda: windows(9, 10, 10, 20, 32)),
+    "windows, three channels": (windows_kernel, (1,), lambda: windows(5, 12, 12, 3, 32, r=5)),
+    "windows, some results": (windows_kernel, (1,), lambda: windows(7, 10, 10, 20, 24)),
+    "windows, images cut apart": (windows_kernel, (1,), lambda: windows(7, 9, 12, 20, 32)),
+    "windows, float16": (windows_kernel, (1,), lambda: windows(4, 10, 10, 20, 32, F16)),
+    "columns, summed in passing": (
+        column_sums_kernel,
+        (1,),
+        lambda: (normal(2000, 64), output(192), 2000, 64, 2048),
+    ),
     "descriptors over the edge": (
         descriptor_kernel,
         (3,),
@@ -668,6 +813,28 @@ CASES: dict[str, tuple[Any, tuple[int, ...], Callable[[], tuple[Any, ...]]]] = {
     "functions of float64": (math_kernel, (1,), lambda: (normal(100, dtype=F64), output(128, dtype=F64), 100, 128)),
     "random numbers": (random_kernel, (1,), lambda: (output(256), output(256, dtype=torch.int32), 1234567, 100, 128)),
     "scalars": (scalar_pointer_kernel, (3,), lambda: (normal(9), output(4), 9)),
+    **{
+        f"noted stores {order}": (
+            noted_stores_kernel,
+            (1,),
+            lambda order=order: (normal(1 << 16), normal(1 << 16), output((1 << 16) + 1), 50_001, 0.25, order, 1 << 16),
+        )
+        for order in range(14)
+    },
+    **{
+        f"running maximum of {steps}": (
+            running_maximum_kernel,
+            (1,),
+            lambda steps=steps: (
+                with_nans(normal(1 << 15)),
+                output(1 << 16),
+                output(1 << 16, dtype=torch.uint8),
+                steps,
+                1 << 15,
+            ),
+        )
+        for steps in (1, 9, 40)
+    },
     "deferred tiles": (deferred_kernel, (1,), lambda: (normal(1100, 64), normal(64), output(4 << 16), 1000, 64, 1024)),
 }
 
@@ -740,6 +907,27 @@ def test_tuples_none_and_defaults(flag: bool) -> None:
     assert_same(launch, ((x, output(16)), (11, 3), y))
 
 
+@pytest.mark.parametrize("special", [0.0, float("inf"), float("nan")])
+def test_rows_that_masks_leave_out_of_products(special: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are passed over, except where zeros times a weight are no zeros."""
+    weights = normal(3, 3, 128, 512)
+    weights[0, 0, 5, :] = weights[1, 1, 100, 200] = special
+    passed: list[bool] = []
+    add_few = products._RowWorker._add_few
+
+    def watched(self: Any, *args: Any) -> bool:
+        passed.append(add_few(self, *args))
+        return passed[-1]
+
+    monkeypatch.setattr(products._RowWorker, "_add_few", watched)
+    sizes = 32, 2, 2, 128, 512, 3, 1, 128, 512, 128
+    assert_same(
+        lambda args: conv_kernel[(1, 1)](*args, *sizes), (normal(32, 2, 2, 128), weights, output(32, 2, 2, 512))
+    )
+    parts = len(passed) // 8  # all taps but the one in the middle leave rows out
+    assert parts and sum(passed) == (7 if special else 8) * parts
+
+
 @pytest.mark.parametrize("step", [1, 2])
 @pytest.mark.parametrize("overlap", [False, True], ids=["apart", "overlapping"])
 def test_tables_of_addresses(step: int, overlap: bool) -> None:
@@ -762,8 +950,28 @@ def test_special_values(special: float) -> None:
 @pytest.mark.skipif(
     not hasattr(InterpreterBuilder, "create_make_block_ptr"), reason="this Triton has no block pointers"
 )
+@pytest.mark.filterwarnings("ignore:tl.make_block_ptr is deprecated")
 def test_block_pointers() -> None:
     assert_same(lambda args: block_pointer_kernel[(3,)](*args, 40, 50, 16, 16), (normal(40, 50), output(40, 50)))
+
+
+@pytest.mark.parametrize("value", [1.0, 0.1])
+def test_scalars_that_are_remembered(value: float) -> None:
+    """The address is a number of the test's own, so the copies that ``after`` makes would not do."""
+    results = []
+    bits = struct.unpack("q", struct.pack("d", value))[0]
+    for context in (interpreter.use, interpreter.use, quiet_stock):
+        if context is quiet_stock and not stock_works():
+            continue
+        there, out = output(32), output(16)
+        with context():
+            scalar_arithmetic_kernel[(1,)](out, torch.tensor([there.data_ptr()]), bits, 16)
+        results.append((there, out))
+    infinite = torch.full((16,), float("inf"))
+    for _, out in results:
+        assert torch.equal(out, results[0][1])
+    for there, _ in results[:2]:  # before 3.9 Triton's own interpreter takes -0.0 for 0.0
+        assert torch.equal(there, torch.cat([infinite, -infinite]))
 
 
 def test_host_descriptors() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -325,6 +326,25 @@ def test_high_halves_of_products(bits: int) -> None:
     signed = out.numpy().dtype
     high_kernel[(1,)](torch.from_numpy(x.view(signed)), torch.from_numpy(y.view(signed)), out, 32)
     assert [v % 2**bits for v in out.tolist()] == [int(a) * int(b) >> bits for a, b in zip(x, y)]
+
+
+@triton.jit
+def erf_kernel(x, out, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    tl.store(out + i, tl.erf(tl.load(x + i)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_erf_rounds_as_one_by_one(dtype: torch.dtype) -> None:
+    """Small, large and special values, all points between two of the tables, and enough of them that some are unsure."""
+    special = [0.0, -0.0, 1e-45, -1e-40, 1e-20, 4.2499, -4.25, 4.26, 1e30, math.inf, -math.inf, math.nan]
+    x = torch.cat([torch.tensor(special), torch.linspace(-5, 5, 50_000), torch.randn(1 << 17) * 1.5])[: 1 << 17]
+    x = x.to(dtype)
+    out = torch.empty_like(x)
+    erf_kernel[(1,)](x, out, x.numel())
+    expected = torch.tensor([math.erf(v) for v in x.tolist()], dtype=torch.float64).to(dtype)
+    assert torch.equal(out.nan_to_num(nan=7.0), expected.nan_to_num(nan=7.0))
+    assert torch.equal(torch.signbit(out[:11]), torch.signbit(expected[:11]))
 
 
 @triton.jit

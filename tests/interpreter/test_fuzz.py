@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from tests.interpreter import fuzz
-from tinyflow.kernels.interpreter import forms
+from tinyflow.kernels.interpreter import arithmetic, expressions, forms
 
-_SECONDS = 15
+_SECONDS = 10
 
 
 def test_random_kernels_agree() -> None:
@@ -21,6 +21,15 @@ def test_random_kernels_agree() -> None:
     assert outcome.different == []
     assert outcome.kernels >= 10
     assert outcome.both_raise <= outcome.kernels // 10, "kernels that raise test little"
+
+
+def test_random_kernels_agree_where_tiles_are_deferred(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles of any size are noted and computed later, in blocks, as else only large ones are."""
+    monkeypatch.setattr(arithmetic, "LEAST_SIZE", 16)
+    monkeypatch.setattr(expressions, "BLOCK_SIZE", 64)
+    outcome = fuzz.compare(300, seed=2, seconds=_SECONDS)
+    assert outcome.different == []
+    assert outcome.kernels >= 10
 
 
 def test_a_planted_fault_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,7 +106,9 @@ class Launch:
                     self._waiting = (None, 0)
                     stock.interpreter_builder.set_grid_idx(*program)
                     function(**arguments)
+                    loads.flush()
         except Exception as error:
+            loads.flush()
             loads.release()  # the traceback keeps values alive, their memory may go
             found = _strict_cause(error)
             if found is None:
