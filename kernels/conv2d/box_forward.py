@@ -2,7 +2,8 @@
 
 ``y[k, pixel] = Σ_{r, s, c} weight[k, (r, s, c)] · x[pixel moved by (r, s), c]``, then one of
 
-- bias, residual and ReLU, for inference;
+- bias, residual and ReLU, for inference; a shortcut's 1×1 convolution of another map may be added, whose products join
+  the same sum, so that its result is never written;
 - each channel's mean and sum of squared deviations of the *rounded* result, for batch normalisation: a program merges
   its tiles one by one (Chan, Golub & LeVeque 1983), so that a large mean costs no precision, and leaves one row.
 
@@ -13,6 +14,7 @@ image for the whole box are left out; for a 7×7 map in boxes of one position th
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import triton
 import triton.language as tl
@@ -26,6 +28,7 @@ from tinyflow.kernels.conv2d.boxes import (
     image_boxes,
     load_box,
     quickest,
+    step_place,
     streams,
     tile_of,
     weight_tiles,
@@ -68,6 +71,9 @@ def _box_conv2d_kernel(
     weight,  # tiles of weight[k, (r, s, c)]
     bias_ptr,  # bias[k]
     residual,  # boxes of residual[n, p, q, k]
+    short_x,  # boxes of short_x[n, h, w, c], for the shortcut
+    short_weight,  # tiles of short_weight[k, c]
+    short_bias_ptr,  # short_bias[k]
     statistics_ptr,  # statistics[stream, (count, mean, squares), k]
     N,
     C,
@@ -78,9 +84,11 @@ def _box_conv2d_kernel(
     Q,
     top,
     left,
+    short_channels,
     R: tl.constexpr,
     S: tl.constexpr,
     STRIDE: tl.constexpr,
+    SHORT_STRIDE: tl.constexpr,
     RELU: tl.constexpr,
     WHOLE: tl.constexpr,
     TN: tl.constexpr,
@@ -109,14 +117,21 @@ def _box_conv2d_kernel(
         columns = tl.maximum(tl.minimum(W - w, S) - first_s, 0)
         acc = tl.zeros((BLOCK_K, PIXELS), tl.float32)
         for step in tl.range(rows * columns * tiles_c):
-            tap = step // tiles_c
-            c = step % tiles_c * BLOCK_C
-            r = first_r + tap // columns
-            s = first_s + tap % columns
+            down, right, c = step_place(step, columns, tiles_c, BLOCK_C)
+            r = first_r + down
+            s = first_s + right
             pixels = load_box(x, n, h + r, w + s, c, C, PIXELS, BLOCK_C, STRIDE)
             acc = tl.dot(weight.load([k0, (r * S + s) * C + c]), pixels.T, acc, input_precision="ieee")
+        if short_x is not None:
+            row = p * SHORT_STRIDE
+            column = q * SHORT_STRIDE
+            for first in tl.range(0, short_channels, BLOCK_C):
+                pixels = load_box(short_x, n, row, column, first, short_channels, PIXELS, BLOCK_C, SHORT_STRIDE)
+                acc = tl.dot(short_weight.load([k0, first]), pixels.T, acc, input_precision="ieee")
         if bias_ptr is not None:
             acc += tl.load(bias_ptr + k, mask=k < K, other=0).to(tl.float32)[:, None]
+        if short_bias_ptr is not None:
+            acc += tl.load(short_bias_ptr + k, mask=k < K, other=0).to(tl.float32)[:, None]
         if residual is not None:
             acc += residual.load([n, p, q, k0]).reshape(PIXELS, BLOCK_K).T.to(tl.float32)
         if RELU:
@@ -126,10 +141,10 @@ def _box_conv2d_kernel(
         if statistics_ptr is not None:
             count, mean, squares = merge_tile(count, mean, squares, out, n, p, q, N, P, Q, TN, TH, TW, WHOLE)
     if statistics_ptr is not None:
-        row = statistics_ptr + stream * 3 * K + k
-        tl.store(row, tl.zeros((BLOCK_K,), tl.float32) + count, mask=k < K)
-        tl.store(row + K, mean, mask=k < K)
-        tl.store(row + 2 * K, squares, mask=k < K)
+        out_ptr = statistics_ptr + stream * 3 * K + k
+        tl.store(out_ptr, tl.zeros((BLOCK_K,), tl.float32) + count, mask=k < K)
+        tl.store(out_ptr + K, mean, mask=k < K)
+        tl.store(out_ptr + 2 * K, squares, mask=k < K)
 
 
 _SHIPPED = (
@@ -162,6 +177,15 @@ def _interpreter(
 box_conv2d_configs = Configs("_box_conv2d_kernel", _SHIPPED, _choose, _interpreter)
 
 
+class Shortcut(NamedTuple):
+    """A 1×1 convolution without padding that is added: its sizes, and what it takes, as :func:`box_conv2d` does."""
+
+    found: Geometry
+    x: Buffer
+    weight: Buffer
+    bias: Buffer | None
+
+
 def box_conv2d(
     found: Geometry,
     x: Buffer,
@@ -170,11 +194,12 @@ def box_conv2d(
     residual: Buffer | None = None,
     relu: bool = False,
     statistics: bool = False,
+    shortcut: Shortcut | None = None,
 ) -> tuple[Buffer, Buffer | None]:
     """A convolution by boxes, for the sizes that ``dispatch`` admits.
 
-    Without statistics ``y = conv2d(x, weight) + bias + residual``, then ReLU; with them bias and residual are None,
-    ``relu`` False.
+    Without statistics ``y = conv2d(x, weight) + bias + residual + shortcut``, then ReLU; with them bias, residual and
+    shortcut are None, ``relu`` False.
 
     Args:
         found: the checked sizes; stride (1, 1) or (2, 2), dilation and groups 1.
@@ -183,6 +208,7 @@ def box_conv2d(
         bias: (K,), contiguous.
         residual: (N, K, P, Q) in channels-last memory, of x's dtype.
         statistics: whether to return the rows that ``statistics.merge_statistics`` takes.
+        shortcut: another map's 1×1 convolution to (N, K, P, Q), its sum rounded with this one's.
 
     Returns y (N, K, P, Q), channels-last, accumulated in float32 and rounded once, and the rows (streams, 3, K) or None:
     for each persistent program and channel the count, mean and sum of squared deviations of what it wrote, in float32.
@@ -191,10 +217,15 @@ def box_conv2d(
     """
     y = memory.empty(found.out_shape, x.dtype, x.device, strides.channels_last_strides(found.out_shape))
     cost = Cost(found.flops, nbytes(weight, bias, residual, y) + found.bytes_read(x))
+    if shortcut is not None:
+        read = nbytes(shortcut.weight, shortcut.bias) + shortcut.found.bytes_read(shortcut.x)
+        cost += Cost(shortcut.found.flops, read)
     target = y
-    if found.kernel == found.stride == (1, 1) and found.padding == ((0, 0), (0, 0)):
+    if _is_pointwise(found) and (shortcut is None or _is_pointwise(shortcut.found)):
         found, x, target = found.flattened(), in_a_row(x), in_a_row(y)
         residual = None if residual is None else in_a_row(residual)
+        if shortcut is not None:
+            shortcut = shortcut._replace(x=in_a_row(shortcut.x))
     rows = convolve_boxes(
         target,
         found.x_shape,
@@ -207,9 +238,14 @@ def box_conv2d(
         start=found.start,
         relu=relu,
         statistics=statistics,
+        shortcut=shortcut,
         cost=cost,
     )
     return y, rows
+
+
+def _is_pointwise(found: Geometry) -> bool:
+    return found.kernel == found.stride == (1, 1) and found.padding == ((0, 0), (0, 0))
 
 
 def convolve_boxes(
@@ -225,6 +261,7 @@ def convolve_boxes(
     start: Pair,
     relu: bool,
     statistics: bool,
+    shortcut: Shortcut | None = None,
     cost: Cost,
 ) -> Buffer | None:
     """Fills ``y``; the rows of statistics, if asked for.
@@ -238,6 +275,9 @@ def convolve_boxes(
     """
     images, k, p, q = y.shape
     _, c, h, w = x_shape
+    short_stride = 1 if shortcut is None else shortcut.found.stride[0]
+    # tiles of channels end with the last one where rows and columns are strided
+    strided = [c] * (stride == 2) + ([shortcut.x.shape[1]] if shortcut is not None and short_stride == 2 else [])
     config = box_conv2d_configs(
         y.dtype,
         images=images,
@@ -245,8 +285,8 @@ def convolve_boxes(
         width=q,
         k=k,
         c=c,
-        stride=stride,
-        whole=whole_channels(c),
+        stride=max(stride, short_stride),
+        whole=min(map(whole_channels, strided or [c])),
         multiprocessors=hardware.multiprocessors(y.device),
     )
     tile = tile_of(config, "BLOCK_K")
@@ -260,6 +300,7 @@ def convolve_boxes(
         weight_tiles(weight, config),
         bias,
         None if residual is None else image_boxes(residual, config, "BLOCK_K"),
+        *_shortcut_operands(shortcut, config),
         rows,
         images,
         c,
@@ -270,16 +311,25 @@ def convolve_boxes(
         q,
         -start[0],
         -start[1],
+        0 if shortcut is None else shortcut.x.shape[1],
         config=config,
         cost=cost + Cost(0, nbytes(rows)),
         device=y.device,
         R=taps[0],
         S=taps[1],
         STRIDE=stride,
+        SHORT_STRIDE=short_stride,
         RELU=relu,
         WHOLE=images % tile.images == p % tile.rows == q % tile.columns == 0,
     )
     return rows
+
+
+def _shortcut_operands(shortcut: Shortcut | None, config: Config) -> tuple[object, ...]:
+    if shortcut is None:
+        return None, None, None
+    x = image_boxes(shortcut.x, config, "BLOCK_C", shortcut.found.stride[0])
+    return x, weight_tiles(shortcut.weight, config), shortcut.bias
 
 
 def in_a_row(x: Buffer) -> Buffer:

@@ -23,6 +23,7 @@ from tinyflow.kernels.conv2d.boxes import (
     image_boxes,
     load_box,
     quickest,
+    step_place,
     streams,
     tile_of,
     weight_tiles,
@@ -95,10 +96,7 @@ def _box_conv2d_input_grad_kernel(
         first_s, columns, q = taps_of_phase(j, phase % STRIDE, left, Q, S, STRIDE, TW)
         acc = tl.zeros((BLOCK_C, PIXELS), tl.float32)
         for step in tl.range(rows * columns * tiles_k):
-            tap = step // tiles_k
-            k = step % tiles_k * BLOCK_K
-            down = tap // columns
-            right = tap % columns
+            down, right, k = step_place(step, columns, tiles_k, BLOCK_K)
             r = first_r + down * STRIDE
             s = first_s + right * STRIDE
             pixels = grad.load([n, p - down, q - right, k]).reshape(PIXELS, BLOCK_K)

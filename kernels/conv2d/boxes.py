@@ -45,6 +45,13 @@ def box_tiles(images, height, width, TN: tl.constexpr, TH: tl.constexpr, TW: tl.
 
 
 @triton.jit
+def step_place(step, columns, tiles, CHANNELS: tl.constexpr):
+    """Of a step of a walk over ``columns`` taps a row and ``tiles`` of channels: tap row, tap column, first channel."""
+    tap = step // tiles
+    return tap // columns, tap % columns, step % tiles * CHANNELS
+
+
+@triton.jit
 def load_box(boxes, n, h, w, c, C, PIXELS: tl.constexpr, CHANNELS: tl.constexpr, STRIDE: tl.constexpr):
     """PIXELS × CHANNELS at image n, row h, column w and channel c on, every STRIDE-th row and column of them."""
     if STRIDE == 1:

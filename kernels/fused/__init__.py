@@ -1,7 +1,8 @@
 """What follows a convolution in a residual network, in as few passes over memory as it takes.
 
 ``normalise`` applies batch normalisation, residual and ReLU in one pass and takes the gradient back in two; ``stem`` does
-so with a 3×3 max-pooling behind; ``folding`` turns batch normalisation by running statistics into weights and a bias.
+so with a 3×3 max-pooling behind; ``pooled_stem`` is a network's stem in one kernel, for inference; ``folding`` turns batch
+normalisation by running statistics into weights and a bias.
 ``convolution`` chooses for a convolution between passes of their own and the epilogue of one that takes boxes.
 
 All of them see channels-last memory as a matrix of pixels by channels.

@@ -11,15 +11,18 @@ from typing import NamedTuple
 
 from tinyflow.kernels import arithmetic, dtypes, memory
 from tinyflow.kernels.batch_norm import batch_norm_statistics, finish_gradient_sums
+from tinyflow.kernels.configs import interpreting
 from tinyflow.kernels.conv2d import conv2d, conv2d_input_grad, dispatch
-from tinyflow.kernels.conv2d.box_forward import box_conv2d
+from tinyflow.kernels.conv2d.box_forward import Shortcut, box_conv2d
 from tinyflow.kernels.conv2d.box_input_grad import box_conv2d_input_grad
 from tinyflow.kernels.conv2d.box_stem import fold_image, stem_conv2d
 from tinyflow.kernels.conv2d.box_weight_grad import box_conv2d_weight_grad
+from tinyflow.kernels.conv2d.boxes import for_boxes
 from tinyflow.kernels.conv2d.geometry import Geometry, IntPair, Padding, resolve
 from tinyflow.kernels.conv2d.statistics import merge_statistics
 from tinyflow.kernels.elementwise import channels_last
-from tinyflow.kernels.fused.normalise import RELU, Norm, bias_act, dense, gradient_as_affine
+from tinyflow.kernels.fused import pooled_stem
+from tinyflow.kernels.fused.normalise import NO_ACT, RELU, Norm, bias_act, dense, gradient_as_affine
 from tinyflow.kernels.fused.stem import normalise_pool, normalise_pool_grad
 from tinyflow.kernels.fused.stem_weight_grad import pooled_stem_weight_grad
 from tinyflow.kernels.launch import check_same_device
@@ -78,7 +81,7 @@ def conv2d_statistics(
     path = dispatch.forward(found, x.dtype, x.device)
     rows = folded = None
     if _pixels(found) > 1 and path == dispatch.BOX:
-        z, rows = box_conv2d(found, channels_last(x), channels_last(weight), statistics=True)
+        z, rows = box_conv2d(found, for_boxes(x), for_boxes(weight), statistics=True)
     elif _pixels(found) > 1 and path == dispatch.STEM:
         folded = fold_image(found, x)
         z, rows = stem_conv2d(found, folded, weight, statistics=True)
@@ -96,12 +99,42 @@ def conv2d_bias_act(
     found = _resolved(x, weight, window)
     if dispatch.forward(found, x.dtype, x.device) != dispatch.BOX:
         return bias_act(conv2d(x, weight, None, *window), bias, residual, act)
-    residual = None if residual is None else channels_last(residual)
-    return box_conv2d(found, channels_last(x), channels_last(weight), bias, residual, relu=act == RELU)[0]
+    residual = None if residual is None else for_boxes(residual)
+    return box_conv2d(found, for_boxes(x), for_boxes(weight), dense(bias), residual, relu=act == RELU)[0]
+
+
+class Biased(NamedTuple):
+    """A convolution with a bias, on an input of its own."""
+
+    x: Buffer
+    weight: Buffer
+    bias: Buffer
+    window: Window
+
+
+def conv2d_joined_bias_relu(main: Biased, short: Biased) -> Buffer:
+    """``relu(conv2d(main) + conv2d(short))``, both with their biases; one sum where boxes serve and ``short`` is 1×1."""
+    found, found_short = (_resolved(side.x, side.weight, side.window) for side in (main, short))
+    if found.out_shape != found_short.out_shape:
+        shapes = f"{found.out_shape} and {found_short.out_shape}"
+        raise RuntimeError(f"conv2d_joined_bias_relu: expected results of one shape, got {shapes}")
+    by_boxes = {dispatch.forward(f, side.x.dtype, side.x.device) for f, side in ((found, main), (found_short, short))}
+    unpadded = found_short.kernel == (1, 1) and found_short.padding == ((0, 0), (0, 0))
+    if by_boxes != {dispatch.BOX} or not unpadded:
+        return conv2d_bias_act(*main, residual=conv2d_bias_act(*short, act=NO_ACT))
+    shortcut = Shortcut(found_short, for_boxes(short.x), for_boxes(short.weight), dense(short.bias))
+    x, weight = for_boxes(main.x), for_boxes(main.weight)
+    return box_conv2d(found, x, weight, dense(main.bias), relu=True, shortcut=shortcut)[0]
 
 
 def conv2d_bias_relu_pool(x: Buffer, weight: Buffer, bias: Buffer, window: Window) -> Buffer:
-    """``max_pool2d(relu(conv2d(x, weight) + bias), 3, stride=2, padding=1)``."""
+    """``max_pool2d(relu(conv2d(x, weight) + bias), 3, stride=2, padding=1)``; one kernel for few channels of half precision.
+
+    A wider dtype's products take longer than its map takes to write and read, and the interpreter wants few steps.
+    """
+    found = _resolved(x, weight, window)
+    if x.dtype.itemsize == 2 and pooled_stem.fits(found) and not interpreting():
+        return pooled_stem.pooled_stem(found, x, weight, bias)
     return normalise_pool(conv2d(x, weight, None, *window), (None, None, None, bias), with_taps=False)[0]
 
 
@@ -122,11 +155,11 @@ def conv2d_input_grad_below(
     if dispatch.input_grad(found, grad.dtype, grad.device) != dispatch.BOX:
         g = conv2d_input_grad(grad, weight, x_shape, *window)
         return (g if other is None else arithmetic.add(g, other)), None
-    other = None if other is None else channels_last(other)
-    grad, weight = channels_last(grad), channels_last(weight)
+    other = None if other is None else for_boxes(other)
+    grad, weight = for_boxes(grad), for_boxes(weight)
     if below is None:
         return box_conv2d_input_grad(found, grad, weight, other)[0], None
-    g, rows = box_conv2d_input_grad(found, grad, weight, other, channels_last(below.x), below.z, below.mean)
+    g, rows = box_conv2d_input_grad(found, grad, weight, other, for_boxes(below.x), for_boxes(below.z), below.mean)
     assert rows is not None
     streams, _, channels = rows.shape
     sums = memory.empty((channels,), rows.dtype, rows.device), memory.empty((channels,), rows.dtype, rows.device)
@@ -152,7 +185,7 @@ def conv2d_weight_grad_through(
     if dispatch.weight_grad(found, x.dtype, x.device) != dispatch.NINE_TAPS:
         return None
     affine = gradient_as_affine(norm, sums, _pixels(found))
-    return box_conv2d_weight_grad(found, None, channels_last(x), channels_last(h), channels_last(z), affine)
+    return box_conv2d_weight_grad(found, None, for_boxes(x), for_boxes(h), for_boxes(z), affine)
 
 
 def stem_grad(

@@ -45,6 +45,15 @@ def relu(z):
 
 
 @triton.jit
+def norm_values(mean_ptr, invstd_ptr, weight_ptr, bias_ptr, c, channels, COMPUTE: tl.constexpr):
+    """Mean, invstd · weight and bias of channels; 0, 1 and 0 where there are none."""
+    scale = channel_values(invstd_ptr, c, channels, 1.0, COMPUTE)
+    scale = scale * channel_values(weight_ptr, c, channels, 1.0, COMPUTE)
+    mean = channel_values(mean_ptr, c, channels, 0.0, COMPUTE)
+    return mean, scale, channel_values(bias_ptr, c, channels, 0.0, COMPUTE)
+
+
+@triton.jit
 def normalised(x, mean, scale, bias):
     return (x - mean[None, :]) * scale[None, :] + bias[None, :]
 
@@ -75,20 +84,18 @@ def _normalise_act_kernel(
     mask = (p < pixels)[:, None] & (c < channels)[None, :]
     at = (p * channels)[:, None] + c[None, :]
     y = tl.load(x_ptr + at, mask=mask, other=0).to(COMPUTE)
-    bias = channel_values(bias_ptr, c, channels, 0.0, COMPUTE)
+    mean, scale, bias = norm_values(mean_ptr, invstd_ptr, weight_ptr, bias_ptr, c, channels, COMPUTE)
     if mean_ptr is not None:
-        scale = channel_values(invstd_ptr, c, channels, 1.0, COMPUTE)
-        scale = scale * channel_values(weight_ptr, c, channels, 1.0, COMPUTE)
-        y = normalised(y, channel_values(mean_ptr, c, channels, 0.0, COMPUTE), scale, bias)
+        y = normalised(y, mean, scale, bias)
     elif bias_ptr is not None:
         y = y + bias[None, :]
     if residual_ptr is not None:
         residual = tl.load(residual_ptr + at, mask=mask, other=0).to(COMPUTE)
         if residual_mean_ptr is not None:
-            scale = channel_values(residual_invstd_ptr, c, channels, 1.0, COMPUTE)
-            scale = scale * channel_values(residual_weight_ptr, c, channels, 1.0, COMPUTE)
-            shift = channel_values(residual_bias_ptr, c, channels, 0.0, COMPUTE)
-            residual = normalised(residual, channel_values(residual_mean_ptr, c, channels, 0.0, COMPUTE), scale, shift)
+            mean, scale, bias = norm_values(
+                residual_mean_ptr, residual_invstd_ptr, residual_weight_ptr, residual_bias_ptr, c, channels, COMPUTE
+            )
+            residual = normalised(residual, mean, scale, bias)
         y = y + residual
     if ACT:
         y = relu(y)
@@ -134,10 +141,7 @@ def _normalise_act_gradient_sums_kernel(
     c = tl.program_id(1).to(INDEX) * BLOCK_C + tl.arange(0, BLOCK_C).to(INDEX)
     first = split * split_pixels
     last = tl.minimum(first + split_pixels, pixels)
-    mean = channel_values(mean_ptr, c, channels, 0.0, COMPUTE)
-    scale = channel_values(invstd_ptr, c, channels, 1.0, COMPUTE)
-    scale = scale * channel_values(weight_ptr, c, channels, 1.0, COMPUTE)
-    bias = channel_values(bias_ptr, c, channels, 0.0, COMPUTE)
+    mean, scale, bias = norm_values(mean_ptr, invstd_ptr, weight_ptr, bias_ptr, c, channels, COMPUTE)
     lane_h = tl.zeros([BLOCK_P, BLOCK_C], COMPUTE)
     lane_hx = tl.zeros([BLOCK_P, BLOCK_C], COMPUTE)
     for start in range(first, last, BLOCK_P):
@@ -156,12 +160,12 @@ def _normalise_act_gradient_sums_kernel(
 
 
 @triton.jit
-def input_gradient(h, x, mean, invstd, weight, grad_weight, grad_bias, pixels):
-    """grad_x in training, where every statistic follows x."""
+def input_gradient(h, x, mean, invstd, scale, grad_weight, grad_bias, pixels):
+    """grad_x in training, where every statistic follows x; ``scale`` is invstd · weight."""
     total = tl.cast(pixels, h.dtype)
     slope = grad_weight * invstd / total
     shifted = h - (grad_bias / total)[None, :] - (x - mean[None, :]) * slope[None, :]
-    return shifted * (invstd * weight)[None, :]
+    return shifted * scale[None, :]
 
 
 @triton.jit
@@ -188,18 +192,16 @@ def _normalise_act_input_grad_kernel(
     c = tl.program_id(1).to(INDEX) * BLOCK_C + tl.arange(0, BLOCK_C).to(INDEX)
     mask = (p < pixels)[:, None] & (c < channels)[None, :]
     at = (p * channels)[:, None] + c[None, :]
-    mean = channel_values(mean_ptr, c, channels, 0.0, COMPUTE)
+    mean, scale, bias = norm_values(mean_ptr, invstd_ptr, weight_ptr, bias_ptr, c, channels, COMPUTE)
     invstd = channel_values(invstd_ptr, c, channels, 1.0, COMPUTE)
-    weight = channel_values(weight_ptr, c, channels, 1.0, COMPUTE)
-    bias = channel_values(bias_ptr, c, channels, 0.0, COMPUTE)
     x = tl.load(x_ptr + at, mask=mask, other=0).to(COMPUTE)
-    h = _masked_gradient(g_ptr, x, None, at, mask, mean, invstd * weight, bias, MASK, COMPUTE, x_ptr.dtype.element_ty)
+    h = _masked_gradient(g_ptr, x, None, at, mask, mean, scale, bias, MASK, COMPUTE, x_ptr.dtype.element_ty)
     if TRAINING:
         grad_weight = channel_values(grad_weight_ptr, c, channels, 0.0, COMPUTE)
         grad_bias = channel_values(grad_bias_ptr, c, channels, 0.0, COMPUTE)
-        grad_x = input_gradient(h, x, mean, invstd, weight, grad_weight, grad_bias, pixels)
+        grad_x = input_gradient(h, x, mean, invstd, scale, grad_weight, grad_bias, pixels)
     else:
-        grad_x = h * (invstd * weight)[None, :]
+        grad_x = h * scale[None, :]
     tl.store(grad_x_ptr + at, grad_x.to(grad_x_ptr.dtype.element_ty), mask=mask)
 
 

@@ -15,7 +15,16 @@ import triton.language as tl
 from tinyflow.kernels import dtypes, memory
 from tinyflow.kernels.batch_norm import channel_values, finish_gradient_sums, pixel_splits
 from tinyflow.kernels.elementwise import channels_last, contiguous
-from tinyflow.kernels.fused.normalise import Norm, check_images, dense, image, input_gradient, normalised, relu
+from tinyflow.kernels.fused.normalise import (
+    Norm,
+    check_images,
+    dense,
+    image,
+    input_gradient,
+    norm_values,
+    normalised,
+    relu,
+)
 from tinyflow.kernels.launch import (
     MAX_BLOCK,
     Config,
@@ -55,10 +64,7 @@ def _normalise_pool_kernel(
     n = p // (out_h * out_w)
     i = p // out_w % out_h
     j = p % out_w
-    mean = channel_values(mean_ptr, c, channels, 0.0, COMPUTE)
-    scale = channel_values(invstd_ptr, c, channels, 1.0, COMPUTE)
-    scale = scale * channel_values(weight_ptr, c, channels, 1.0, COMPUTE)
-    bias = channel_values(bias_ptr, c, channels, 0.0, COMPUTE)
+    mean, scale, bias = norm_values(mean_ptr, invstd_ptr, weight_ptr, bias_ptr, c, channels, COMPUTE)
     best = tl.full([BLOCK_P, BLOCK_C], float("-inf"), COMPUTE)
     best_tap = tl.zeros([BLOCK_P, BLOCK_C], tl.int32)
     for tap in tl.static_range(9):
@@ -131,10 +137,7 @@ def _normalise_pool_gradient_sums_kernel(
     c = tl.program_id(1).to(INDEX) * BLOCK_C + tl.arange(0, BLOCK_C).to(INDEX)
     first = split * split_cells
     last = tl.minimum(first + split_cells, cells)
-    mean = channel_values(mean_ptr, c, channels, 0.0, COMPUTE)
-    scale = channel_values(invstd_ptr, c, channels, 1.0, COMPUTE)
-    scale = scale * channel_values(weight_ptr, c, channels, 1.0, COMPUTE)
-    bias = channel_values(bias_ptr, c, channels, 0.0, COMPUTE)
+    mean, scale, bias = norm_values(mean_ptr, invstd_ptr, weight_ptr, bias_ptr, c, channels, COMPUTE)
     lane_h = tl.zeros([BLOCK_P, BLOCK_C], COMPUTE)
     lane_hx = tl.zeros([BLOCK_P, BLOCK_C], COMPUTE)
     for start in range(first, last, BLOCK_P):
@@ -191,10 +194,8 @@ def _normalise_pool_input_grad_kernel(
 ):
     p = tl.program_id(0).to(INDEX) * BLOCK_P + tl.arange(0, BLOCK_P).to(INDEX)
     c = tl.program_id(1).to(INDEX) * BLOCK_C + tl.arange(0, BLOCK_C).to(INDEX)
-    mean = channel_values(mean_ptr, c, channels, 0.0, COMPUTE)
+    mean, scale, bias = norm_values(mean_ptr, invstd_ptr, weight_ptr, bias_ptr, c, channels, COMPUTE)
     invstd = channel_values(invstd_ptr, c, channels, 1.0, COMPUTE)
-    weight = channel_values(weight_ptr, c, channels, 1.0, COMPUTE)
-    bias = channel_values(bias_ptr, c, channels, 0.0, COMPUTE)
     grad_weight = channel_values(grad_weight_ptr, c, channels, 0.0, COMPUTE)
     grad_bias = channel_values(grad_bias_ptr, c, channels, 0.0, COMPUTE)
     n = p // (out_h * out_w)
@@ -213,14 +214,14 @@ def _normalise_pool_input_grad_kernel(
         mask = ((p < cells) & (h < height) & (w < width))[:, None] & (c < channels)[None, :]
         x_at = (((n * height + h) * width + w) * channels)[:, None] + c[None, :]
         x = tl.load(x_ptr + x_at, mask=mask, other=0).to(COMPUTE)
-        z = normalised(x, mean, invstd * weight, bias).to(x_ptr.dtype.element_ty).to(COMPUTE)
+        z = normalised(x, mean, scale, bias).to(x_ptr.dtype.element_ty).to(COMPUTE)
         grad = _of_pixel(g, tap, g1, tap1, g2, tap2, g3, tap3, pixel // 2, pixel % 2)
         grad = tl.where(z <= 0, 0.0, grad)
         if TRAINING:
             pixels = (cells // (out_h * out_w)) * height * width
-            grad_x = input_gradient(grad, x, mean, invstd, weight, grad_weight, grad_bias, pixels)
+            grad_x = input_gradient(grad, x, mean, invstd, scale, grad_weight, grad_bias, pixels)
         else:
-            grad_x = grad * (invstd * weight)[None, :]
+            grad_x = grad * scale[None, :]
         tl.store(grad_x_ptr + x_at, grad_x.to(grad_x_ptr.dtype.element_ty), mask=mask)
 
 

@@ -11,11 +11,10 @@ import triton
 import triton.language as tl
 
 from tinyflow.kernels import hardware, memory
-from tinyflow.kernels.batch_norm import channel_values
 from tinyflow.kernels.conv2d.box_stem import WINDOW, tap_rows, unfold_sum, window_boxes
 from tinyflow.kernels.conv2d.boxes import box_place, box_tiles, image_boxes
 from tinyflow.kernels.conv2d.geometry import Geometry
-from tinyflow.kernels.fused.normalise import Norm, normalised
+from tinyflow.kernels.fused.normalise import Norm, norm_values, normalised
 from tinyflow.kernels.launch import Config, Configs, Cost, block, cdiv, launch, nbytes, offset_dtype
 from tinyflow.kernels.memory import Buffer
 
@@ -80,9 +79,8 @@ def _pooled_stem_weight_grad_kernel(
         h = _gathered(g_ptr, taps_ptr, images, rows, columns, inside, k, K, out_h, out_w)
         values = z.load([n, p, q, k0]).reshape(PIXELS, BLOCK_K)
         wide = values.to(tl.float32)
-        scale = channel_values(invstd_ptr, k, K, 1.0, tl.float32) * channel_values(weight_ptr, k, K, 1.0, tl.float32)
-        mean = channel_values(mean_ptr, k, K, 0.0, tl.float32)
-        y = normalised(wide, mean, scale, channel_values(bias_ptr, k, K, 0.0, tl.float32))
+        mean, scale, bias = norm_values(mean_ptr, invstd_ptr, weight_ptr, bias_ptr, k, K, tl.float32)
+        y = normalised(wide, mean, scale, bias)
         h = tl.where(y.to(values.dtype).to(tl.float32) <= 0, 0.0, h)
         by_h = tl.load(affine_ptr + k, mask=k < K, other=0)
         by_z = tl.load(affine_ptr + K + k, mask=k < K, other=0)

@@ -271,6 +271,39 @@ def test_inference_epilogue(name: str, residual: bool) -> None:
     assert_close(y, (expected if added is None else expected + added.double()).relu(), weight[0].numel())
 
 
+#: The convolution that a shortcut joins, the shortcut's input and stride, and a configuration.
+SHORTCUTS = {
+    "strided": ((3, 40, 7, 6), (48, 40, 3, 3), 1, (3, 64, 14, 12), 2, SMALL),
+    "strided, one program": ((3, 40, 7, 6), (48, 40, 3, 3), 1, (3, 64, 14, 12), 2, None),
+    "both strided": ((2, 64, 8, 12), (48, 64, 3, 3), 2, (2, 32, 8, 12), 2, SMALL),
+    "of one size": ((3, 40, 7, 6), (48, 40, 3, 3), 1, (3, 24, 7, 6), 1, SMALL),
+    "in a row": ((3, 40, 7, 6), (48, 40, 1, 1), 1, (3, 24, 7, 6), 1, boxed((1, 1, 16), 32, 32, 4, 2)),
+    "1x1, strided shortcut": ((3, 40, 7, 6), (48, 40, 1, 1), 1, (3, 32, 14, 12), 2, SMALL),
+}
+
+
+@pytest.mark.parametrize("name", SHORTCUTS)
+def test_a_shortcut_in_the_same_sum(name: str) -> None:
+    shape, weight_shape, stride, short_shape, short_stride, config = SHORTCUTS[name]
+    padding = weight_shape[2] // 2
+    found = resolve("conv2d", shape, weight_shape, stride, padding, 1, 1)
+    found_short = resolve("conv2d", short_shape, (weight_shape[0], short_shape[1], 1, 1), short_stride, 0, 1, 1)
+    x, weight, bias = image(shape, torch.bfloat16), image(weight_shape, torch.bfloat16), torch.randn(weight_shape[0])
+    x_short, weight_short = (image(s, torch.bfloat16) for s in (short_shape, found_short.weight_shape))
+    bias_short = torch.randn(weight_shape[0])
+    shortcut = box_forward.Shortcut(found_short, x_short, weight_short, bias_short)
+    with forced(box_forward.box_conv2d_configs, config), launch.count() as records:
+        y, _ = box_forward.box_conv2d(found, x, weight, bias, relu=True, shortcut=shortcut)
+    expected = reference(x.double(), weight.double(), stride, padding)
+    expected += reference(x_short.double(), weight_short.double(), short_stride)
+    expected = (expected + (bias + bias_short).double()[:, None, None]).relu()
+    assert_close(y, expected, weight[0].numel() + short_shape[1])
+    (record,) = records
+    assert record.cost.flops == found.flops + found_short.flops
+    read = x_short.numel() * 2 // short_stride**2  # of the shortcut's input every second row and column, if strided
+    assert record.cost.bytes == launch.nbytes(x, weight, bias, weight_short, bias_short, y) + read
+
+
 def test_relu_passes_nan() -> None:
     found = resolve("conv2d", (2, 16, 4, 4), (16, 16, 1, 1), 1, 0, 1, 1)
     x, weight = image(found.x_shape, torch.bfloat16), image(found.weight_shape, torch.bfloat16)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from tests.closeness import assert_close
 from tinyflow.kernels import launch, memory
 from tinyflow.kernels import loss as kernels
+from tinyflow.kernels.softmax import ROW_TILES
 
 DEVICE = memory.get_default_device()
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
@@ -58,6 +59,15 @@ def assert_cross_entropy(
     on = [on_device(t) for t in (x, target, weight)]
     loss, *saved = kernels.cross_entropy(*on, **options)
     assert loss.dtype == x.dtype
+    if options.get("reduction") != "none":
+        *same, made = kernels.cross_entropy_with_grad(*on, **options)
+        one = on_device(torch.ones((), dtype=x.dtype))
+        rest = {k: v for k, v in options.items() if k != "reduction"}
+        later = kernels.cross_entropy_input_grad(one, *on, *saved, **rest)
+        for a, b in zip([*same, made], [loss, *saved, later]):
+            # NaN is equal to itself here; a total may be summed in another order on a GPU
+            assert (a is b is None) or torch.allclose(a, b, rtol=1e-6, equal_nan=True)
+        assert made.stride() == later.stride()
     length = x.numel()
     assert_close(loss, expected, length)
     grad = (torch.rand(expected.shape) + 0.5).to(x.dtype)
@@ -130,7 +140,7 @@ def test_dtypes(dtype: torch.dtype) -> None:
     )
 
 
-@pytest.mark.parametrize("config", kernels.ROW_TILES, ids=lambda c: str(c.blocks))
+@pytest.mark.parametrize("config", ROW_TILES, ids=lambda c: str(c.blocks))
 def test_shipped_configurations(config: launch.Config) -> None:
     rows, classes = 2 * config.blocks["BLOCK_R"] + 1, config.blocks["BLOCK_N"] + 3  # ragged in both dimensions
     x, weight = torch.randn(rows, classes) * 3, torch.rand(classes) + 0.1
@@ -218,8 +228,27 @@ def test_two_runs_give_the_same_bits() -> None:
     assert torch.equal(first, second)
 
 
+@pytest.mark.parametrize("weighted", [True, False])
+def test_a_total_of_many_rows(weighted) -> None:
+    """Three ragged tiles of the configuration that ships; some rows are ignored."""
+    (config,) = kernels.target_total_configs.shipped
+    rows = 2 * config.blocks["BLOCK_R"] + 3
+    x, target = torch.randn(rows, 3), torch.randint(0, 3, (rows,))
+    target[::5] = 1
+    weight = torch.rand(3) if weighted else None
+    with kernels.target_total_configs.forced(config), kernels.loss_total_configs.forced(config):
+        *_, total, grad = kernels.cross_entropy_with_grad(*map(on_device, (x, target, weight)), ignore_index=1)
+    expected = (torch.ones(3) if weight is None else weight).double()[target[target != 1]].sum()
+    assert_close(total, expected, rows)
+    wide = x.double().requires_grad_()
+    F.cross_entropy(wide, target, None if weight is None else weight.double(), ignore_index=1).backward()
+    assert_close(grad, wide.grad, rows)
+
+
 def test_errors() -> None:
     x, target = torch.randn(3, 5, device=DEVICE), torch.zeros(3, dtype=torch.int64, device=DEVICE)
+    with pytest.raises(ValueError, match="expected reduction 'mean' or 'sum', got 'none'"):
+        kernels.cross_entropy_with_grad(x, target, reduction="none")
     with pytest.raises(ValueError, match=r"Expected input batch_size \(3\) to match target batch_size \(2\)"):
         kernels.cross_entropy(x, target[:2])
     with pytest.raises(RuntimeError, match=r"Expected target size \(3, 4\) for x of shape \(3, 5, 4\), got \(3, 2\)"):

@@ -154,6 +154,19 @@ def test_half_copies_follow_in_the_same_launch(half, momentum) -> None:
             assert torch.equal(x.cpu(), p.cpu().to(half))
 
 
+@pytest.mark.parametrize("found", [0.0, 1.0])
+def test_a_step_that_is_left_out_copies_what_there_is(found) -> None:
+    device = memory.get_default_device()
+    p, g, b = (torch.randn(7, 5).to(device) for _ in range(3))
+    before, copy = p.clone(), torch.full((7, 5), float("nan"), dtype=torch.float16, device=device)
+    buffer = b.clone()
+    found_inf = torch.tensor(found, device=device)
+    optimizer.sgd([p], [g], [b], lr=0.1, momentum=0.9, half_copies=[copy], found_inf=found_inf)
+    assert torch.equal(copy.cpu(), p.cpu().half())
+    assert torch.equal(p.cpu(), before.cpu()) == bool(found)
+    assert torch.equal(b.cpu(), buffer.cpu()) == bool(found)
+
+
 def test_half_copies_that_do_not_fit() -> None:
     p, x = torch.zeros(3), torch.zeros(3, dtype=torch.bfloat16)
     with pytest.raises(ValueError, match="expected a half copy or None for each of 1 parameters, got 2"):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import tinyflow
 from tests.closeness import assert_close
@@ -219,6 +221,45 @@ def test_folded_weights_follow_their_sources() -> None:
             expected = composed(x, w, gamma, beta, mean, var, window=Window(1, 1), training=False)
             assert_close(on_cpu(found), on_cpu(expected).double(), 27)
     assert folded.get(sources, 1e-3) is not first
+
+
+@pytest.mark.parametrize("capability", [(9, 0), (0, 0)], ids=["boxes", "apart"])
+@pytest.mark.parametrize("aligned", [True, False], ids=["aligned", "misaligned"])
+def test_a_folded_shortcut_joins_the_sum(capability, aligned) -> None:
+    """Tensors that start at any element are copied to where boxes may start."""
+
+    def placed(*shape: int) -> torch.Tensor:
+        strides = torch.empty(shape).to(memory_format=torch.channels_last).stride()
+        return torch.randn(math.prod(shape) + 3).bfloat16().as_strided(shape, strides, 0 if aligned else 3)
+
+    x, x_short = placed(2, 16, 5, 4), placed(2, 64, 10, 8)
+    weight, weight_short = placed(8, 16, 3, 3), placed(8, 64, 1, 1)
+    biases = torch.randn(8), torch.randn(8)
+    sides = [on_device(x), tuple(on_device(t)._data for t in (weight, biases[0])), fused.Window(1, 1)]
+    sides += [on_device(x_short), tuple(on_device(t)._data for t in (weight_short, biases[1])), fused.Window(2)]
+    with hardware.assumed(capability=capability, multiprocessors=3), launch.count() as records:
+        y = fused.conv_joined(*sides)
+    assert sum(r.kernel == "_box_conv2d_kernel" for r in records) == (capability != (0, 0))
+    expected = F.conv2d(x.double(), weight.double(), biases[0].double(), padding=1)
+    expected = (expected + F.conv2d(x_short.double(), weight_short.double(), biases[1].double(), stride=2)).relu()
+    assert_close(on_cpu(y), expected, 144)
+    with pytest.raises(RuntimeError, match=r"expected results of one shape, got \(2, 8, 5, 4\) and \(2, 8, 10, 8\)"):
+        fused.conv_joined(*sides[:5], fused.Window(1))
+
+
+def test_training_on_tensors_that_start_anywhere() -> None:
+    """Boxes need aligned memory: what has none is copied, there and back."""
+    made = [torch.randn(math.prod(s) + 3).bfloat16()[3:].view(s) for s in ((2, 5, 4, 16), (8, 3, 3, 16), (2, 5, 4, 8))]
+    x, w, residual = (on_device(t.permute(0, 3, 1, 2)).requires_grad_() for t in made)
+    leaves = [x, w, leaf(8, dtype=torch.float32), leaf(8, dtype=torch.float32), residual]
+    outcomes = []
+    for capability in ((9, 0), (8, 0)):
+        with hardware.assumed(capability=capability, multiprocessors=3), launch.count() as records:
+            y = fused.conv_bn_act(*leaves[:4], None, None, residual=residual, window=Window(1, 1))
+            outcomes.append([on_cpu(y), *gradients(y, leaves, on_device(torch.ones(y.shape).to(torch.bfloat16)))])
+        assert any(r.kernel == "_box_conv2d_input_grad_kernel" for r in records) == (capability == (9, 0))
+    for by_boxes, general in zip(*outcomes):
+        assert relative_error(by_boxes, general) < 0.02
 
 
 def test_a_changed_output_is_an_error_and_a_shortcut_shares_its_version() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import tinyflow
 from tinyflow.autocast_mode import get_autocast_dtype, is_autocast_enabled
-from tinyflow.autograd.grad_mode import is_grad_enabled
+from tinyflow.autograd.grad_mode import carries_tangents, is_grad_enabled
 from tinyflow.nn import functional as F
 from tinyflow.nn.activation import ReLU
 from tinyflow.nn.containers import Sequential
@@ -56,13 +56,18 @@ def _plain(module: Module | None) -> bool:
     if type(module) not in (Conv2d, BatchNorm2d, ReLU, MaxPool2d):
         return False
     assert module is not None
-    return not has_hooks(module)
+    return not has_hooks(module) and getattr(module, "padding_mode", "zeros") == "zeros"
 
 
 def has_hooks(module: Module) -> bool:
-    """True if something stands between a call of ``module`` and its class's ``forward``."""
-    hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    return bool(hooks) or "forward" in vars(module)
+    """True if something stands between a call of ``module`` and its class's ``forward``.
+
+    A forward hook that is ``blind`` only notes the call, and does not count: it may go without.
+    """
+    if module._backward_hooks or module._backward_pre_hooks or "forward" in vars(module):
+        return True
+    hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    return any(not getattr(hook.call, "blind", False) for hook in hooks)
 
 
 def _fits(x: Tensor, conv: Any, bn: Any) -> bool:
@@ -71,7 +76,7 @@ def _fits(x: Tensor, conv: Any, bn: Any) -> bool:
 
 def _folds(conv: Conv2d, bn: BatchNorm2d, *tensors: Tensor | None) -> bool:
     """True if nothing follows the gradient, and the statistics are those of the past."""
-    if bn.training or bn.running_mean is None:
+    if bn.training or bn.running_mean is None or carries_tangents():
         return False
     involved = (*tensors, conv.weight, conv.bias, bn.weight, bn.bias)
     return not (is_grad_enabled() and any(t is not None and t.requires_grad for t in involved))
@@ -96,7 +101,7 @@ def _cast(x: Tensor, dtype: tinyflow.dtype | None) -> Tensor:
 
 
 def _window(conv: Conv2d) -> ops.Window:
-    return ops.Window(conv.stride, conv.padding, conv.dilation, conv.groups)  # type: ignore[arg-type]
+    return ops.Window(conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
 def _arguments(conv: Conv2d, bn: BatchNorm2d) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -156,6 +161,9 @@ def conv_bn_joined(x: Tensor, conv: Module, bn: Module, shortcut: Tensor, downsa
         fits = _fits(x, conv, bn) and _fits(shortcut, conv_short, bn_short) and conv.bias is conv_short.bias is None
         if fits and not _folds(conv, bn, x) and not _folds(conv_short, bn_short, shortcut):  # type: ignore[arg-type]
             return ops.conv_bn_joined(_branch(x, conv, bn), _branch(shortcut, conv_short, bn_short))
+        both = _fits(x, conv, bn) and _fits(shortcut, conv_short, bn_short)
+        if both and _folds(conv, bn, x) and _folds(conv_short, bn_short, shortcut):  # type: ignore[arg-type]
+            return ops.conv_joined(*_folded_branch(x, conv, bn), *_folded_branch(shortcut, conv_short, bn_short))
         return conv_bn_act(x, conv, bn, conv_bn_act(shortcut, conv_short, bn_short, act="none"))
     return conv_bn_act(x, conv, bn, downsample(shortcut))
 
@@ -163,6 +171,11 @@ def conv_bn_joined(x: Tensor, conv: Module, bn: Module, shortcut: Tensor, downsa
 def _branch(x: Tensor, conv: Any, bn: Any) -> ops.Branch:
     (conv_weight, weight, bias, running_mean, running_var), settings = _arguments(conv, bn)
     return ops.Branch(x, conv_weight, weight, bias, running_mean, running_var, ops.Batch(**settings))
+
+
+def _folded_branch(x: Tensor, conv: Any, bn: Any) -> tuple[Tensor, Any, ops.Window]:
+    half = _half_precision(x)
+    return _cast(x, half), _fold(conv, bn, half), _window(conv)
 
 
 def conv_bn_relu_pool(x: Tensor, conv: Module, bn: Module, pool: Module) -> Tensor:

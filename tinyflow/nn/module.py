@@ -385,7 +385,7 @@ class Module(Stateful):
             for parameter in self._parameters.values():
                 if parameter is not None:
                     gradient, parameter.grad = parameter.grad, None
-                    parameter.data = fn(parameter.data)
+                    parameter.data = fn(parameter.detach())
                     if gradient is not None:
                         parameter.grad = fn(gradient.data).requires_grad_(gradient.requires_grad)
             for name, buffer in self._buffers.items():

@@ -19,7 +19,7 @@ from tinyflow.autograd.grad_mode import is_grad_enabled
 from tinyflow.kernels import arithmetic, conv2d, dtypes, elementwise, fused, memory
 from tinyflow.kernels.configs import interpreting
 from tinyflow.kernels.fused import convolution
-from tinyflow.kernels.fused.convolution import Below, Statistics
+from tinyflow.kernels.fused.convolution import Below, Biased, Statistics
 from tinyflow.kernels.fused.convolution import Window as Window
 from tinyflow.kernels.fused.normalise import NO_ACT, RELU
 from tinyflow.kernels.memory import Buffer, dtype
@@ -545,7 +545,7 @@ class Folded:
     """A convolution's weight and bias with a batch normalisation in them, made anew when what they come from changes."""
 
     def __init__(self) -> None:
-        self._made_from: list[tuple[Buffer, int] | None] = []
+        self._made_from: list[tuple[Buffer, int, tuple[int, int] | None] | None] = []
         self._how: tuple[float, dtype | None] = (0.0, None)
         self._folded: tuple[Buffer, Buffer] | None = None
 
@@ -554,10 +554,11 @@ class Folded:
 
         The weight is rounded to ``dtype``; default: its own.
         """
-        now = [None if t is None else (t._data, t._version) for t in sources]
+        now = [None if t is None else (t._data, t._version, memory.stamp(t._data)) for t in sources]
         fresh = self._folded is not None and self._how == (eps, dtype) and len(now) == len(self._made_from)
         for a, b in zip(now, self._made_from):
-            fresh = fresh and (a is b is None or (a is not None and b is not None and a[0] is b[0] and a[1] == b[1]))
+            fresh = fresh and (a is b is None or (a is not None and b is not None and a[0] is b[0] and a[1:] == b[1:]))
+            fresh = fresh and (a is None or a[2] is not None)  # else memory that was handed out
         if not fresh or self._folded is None:
             weight, conv_bias, mean, var, gamma, beta = (unwrap(t) for t in sources)
             self._folded = fused.fold_batch_norm(weight, conv_bias, mean, var, gamma, beta, eps, dtype)
@@ -574,6 +575,19 @@ def conv_act(
 ) -> Tensor:
     """``act(conv2d(x, weight) + bias + residual)`` with what :class:`Folded` made; it has no gradient."""
     return wrap(convolution.conv2d_bias_act(x._data, *folded, window, unwrap(residual), act))
+
+
+def conv_joined(
+    x: Tensor,
+    folded: tuple[Buffer, Buffer],
+    window: Window,
+    x_short: Tensor,
+    folded_short: tuple[Buffer, Buffer],
+    window_short: Window,
+) -> Tensor:
+    """``relu(conv2d(x, weight) + bias + conv2d(x_short, weight_short) + bias_short)`` likewise."""
+    main, short = Biased(x._data, *folded, window), Biased(x_short._data, *folded_short, window_short)
+    return wrap(convolution.conv2d_joined_bias_relu(main, short))
 
 
 def conv_relu_pool(x: Tensor, folded: tuple[Buffer, Buffer], window: Window = Window()) -> Tensor:

@@ -1,14 +1,22 @@
-"""Losses. Cross entropy is fused both ways; the derivative of its gradient goes through softmax."""
+"""Losses. Cross entropy is fused both ways; the derivative of its gradient goes through softmax.
+
+Where nobody scales the loss, what flows back into it is a one: then the forward pass makes the gradient too, from the
+logits that it has in hand, and the backward pass launches nothing. It is bit for bit what the backward pass would make.
+"""
 
 from __future__ import annotations
 
+import threading
 import warnings
 from typing import Any
 
 from tinyflow import autocast_mode
 from tinyflow.autocast_mode import FULL
+from tinyflow.autograd.engine import is_one
+from tinyflow.autograd.grad_mode import is_grad_enabled
 from tinyflow.kernels import loss as kernels
 from tinyflow.kernels.loss import MEAN, NONE, SUM
+from tinyflow.kernels.memory import Buffer
 from tinyflow.ops.arithmetic import abs as absolute
 from tinyflow.ops.arithmetic import square, where
 from tinyflow.ops.creation import ones
@@ -62,13 +70,70 @@ cross_entropy_input_grad: Op = define(
     factor=None,
     total=None,
 )
+
+
+class _Habit(threading.local):
+    """Whether the last gradient that arrived at a cross entropy was a one, for which its own is made beforehand."""
+
+    one = True
+
+
+_habit = _Habit()
+
+
+class _Made:
+    """The gradient of a loss, made beside it; it goes to one walk, which may write over it."""
+
+    def __init__(self) -> None:
+        self.grad: Tensor | None = None
+
+    def take(self) -> Tensor | None:
+        grad, self.grad = self.grad, None
+        return grad
+
+
+def cross_entropy_forward(
+    x: Buffer,
+    target: Buffer,
+    weight: Buffer | None,
+    ignore_index: int,
+    reduction: str,
+    label_smoothing: float,
+    made: _Made | None,
+) -> tuple[Buffer | None, ...]:
+    """The loss and what its gradient needs, with ``made`` the gradient too; see :mod:`tinyflow.kernels.loss`."""
+    options = ignore_index, reduction, label_smoothing
+    if made is None:
+        return *kernels.cross_entropy(x, target, weight, *options), None
+    return kernels.cross_entropy_with_grad(x, target, weight, *options)
+
+
+def _loss_slope(
+    g: Any,
+    x: Any,
+    target: Any,
+    weight: Any,
+    normalizer: Any,
+    factor: Any,
+    total: Any,
+    ignore_index: int,
+    label_smoothing: float,
+    made: _Made | None,
+) -> Any:
+    _habit.one = is_one(g)
+    if made is not None and not is_grad_enabled():
+        grad = made.take()
+        if grad is not None and _habit.one:
+            return grad
+    return cross_entropy_input_grad(g, x, target, weight, normalizer, factor, total, ignore_index, label_smoothing)
+
+
 _cross_entropy = define(
-    kernels.cross_entropy,
+    cross_entropy_forward,
+    name="cross_entropy",
     autocast=FULL,
-    outputs=("loss", "normalizer", "factor", "total"),
-    x=lambda g, x, target, weight, normalizer, factor, total, ignore_index, label_smoothing: cross_entropy_input_grad(
-        g, x, target, weight, normalizer, factor, total, ignore_index, label_smoothing
-    ),
+    outputs=("loss", "normalizer", "factor", "total", "grad"),
+    x=_loss_slope,
     target=None,
     weight=None,
 )
@@ -98,7 +163,7 @@ _nll_loss = define(
 )
 
 
-def _reduced(op: str, values: Any, reduction: str) -> Tensor:
+def reduced(op: str, values: Any, reduction: str) -> Tensor:
     if reduction not in (MEAN, SUM, NONE):
         raise ValueError(f"{op}: {reduction} is not a valid value for reduction; expected 'mean', 'sum' or 'none'")
     if reduction == NONE:
@@ -113,7 +178,7 @@ def _probabilities_cross_entropy(x: Any, target: Any, weight: Any, reduction: st
     q = target * (1 - label_smoothing) + label_smoothing / classes
     if weight is not None:
         q = q * weight.reshape((-1,) + (1,) * (x.dim() - 1 - dim))
-    return _reduced("cross_entropy", -(q * log_softmax(x, dim)).sum(dim), reduction)
+    return reduced("cross_entropy", -(q * log_softmax(x, dim)).sum(dim), reduction)
 
 
 def cross_entropy(
@@ -144,7 +209,12 @@ def cross_entropy(
         x, q, w = (unwrap(t) for t in (input, target, weight))
         kernels.check_cross_entropy(x, q, w, ignore_index, reduction, label_smoothing)
         return _probabilities_cross_entropy(input, target, weight, reduction, label_smoothing)
-    return _cross_entropy(input, target, weight, ignore_index, reduction, label_smoothing)[0]
+    follows = input.requires_grad and is_grad_enabled() and reduction != NONE
+    made = _Made() if follows and _habit.one else None
+    loss, *_, grad = _cross_entropy(input, target, weight, ignore_index, reduction, label_smoothing, made)
+    if made is not None:
+        made.grad = grad
+    return loss
 
 
 def nll_loss(
@@ -159,30 +229,49 @@ def nll_loss(
     return _nll_loss(input, target, weight, ignore_index, reduction)[0]
 
 
-def _difference(op: str, input: Any, target: Any) -> Any:
+def warn_of_broadcast(op: str, input: Any, target: Any) -> None:
     if input.shape != target.shape:
         warnings.warn(
             f"{op}: a target size {tuple(target.shape)} that is different to the input size {tuple(input.shape)} "
             "broadcasts, which is rarely meant; give both one shape",
             stacklevel=3,
         )
+
+
+def check_weight(op: str, input: Any, weight: Any) -> None:
+    if weight.shape != input.shape:
+        raise ValueError(
+            f"{op}: expected a weight of the input's shape {tuple(input.shape)}, got {tuple(weight.shape)}"
+        )
+
+
+def _weighted(op: str, loss: Any, reduction: str, weight: Tensor | None) -> Tensor:
+    """The mean is over the weights."""
+    if weight is None:
+        return reduced(op, loss, reduction)
+    check_weight(op, loss, weight)
+    if reduction == MEAN:
+        return (loss * weight).sum() / weight.sum()
+    return reduced(op, loss * weight, reduction)
+
+
+def mse_loss(input: Tensor, target: Tensor, reduction: str = "mean", *, weight: Tensor | None = None) -> Tensor:
+    """``(input − target)²``, times ``weight``, averaged (over the weights), summed or as it is.
+
+    Raises:
+        ValueError: for an unknown reduction, or a weight of another shape.
+    """
+    warn_of_broadcast("mse_loss", input, target)
     input, target = autocast_mode.full(input, target)
-    return input - target
+    return _weighted("mse_loss", square(input - target), reduction, weight)
 
 
-def mse_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
-    """``(input − target)²``, averaged, summed or as it is.
-
-    Raises:
-        ValueError: for an unknown reduction.
-    """
-    return _reduced("mse_loss", square(_difference("mse_loss", input, target)), reduction)
-
-
-def l1_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
-    """``|input − target|``, averaged, summed or as it is.
+def l1_loss(input: Tensor, target: Tensor, reduction: str = "mean", *, weight: Tensor | None = None) -> Tensor:
+    """``|input − target|``, times ``weight``, averaged (over the weights), summed or as it is.
 
     Raises:
-        ValueError: for an unknown reduction.
+        ValueError: for an unknown reduction, or a weight of another shape.
     """
-    return _reduced("l1_loss", absolute(_difference("l1_loss", input, target)), reduction)
+    warn_of_broadcast("l1_loss", input, target)
+    input, target = autocast_mode.full(input, target)
+    return _weighted("l1_loss", absolute(input - target), reduction, weight)
