@@ -1,17 +1,27 @@
-"""Pooling over windows of two spatial dimensions."""
+"""Pooling over windows of one to three dimensions, and the way back from maxima.
+
+``input`` has shape (N, C, L), (N, C, H, W) or (N, C, D, H, W), or lacks N. A setting is an integer, or one for each
+dimension.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Union
+from collections.abc import Sequence
+from typing import Any
 
 from tinyflow.nn import functional as F
 from tinyflow.nn.module import Module
 from tinyflow.tensor import Tensor
 
-Size = Union[int, "tuple[int, int]"]
+Size = int | tuple[int, ...]
+OutputSize = int | tuple[int | None, ...] | None
 
 
-class MaxPool2d(Module):
+def _tuple(value: Any, ndim: int) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, Sequence) else (value,) * ndim
+
+
+class _MaxPool(Module):
     """The largest value of each window.
 
     Args:
@@ -38,16 +48,9 @@ class MaxPool2d(Module):
         self.return_indices = return_indices
         self.ceil_mode = ceil_mode
 
-    def forward(self, x: Tensor) -> Any:
-        return F.max_pool2d(
-            x,
-            self.kernel_size,
-            self.stride,
-            self.padding,
-            self.dilation,
-            ceil_mode=self.ceil_mode,
-            return_indices=self.return_indices,
-        )
+    def _arguments(self) -> tuple[Any, ...]:
+        windows = self.kernel_size, self.stride, self.padding, self.dilation
+        return (*windows, self.ceil_mode, self.return_indices)
 
     def extra_repr(self) -> str:
         return (
@@ -56,7 +59,99 @@ class MaxPool2d(Module):
         )
 
 
-class AvgPool2d(Module):
+class MaxPool1d(_MaxPool):
+    __doc__ = _MaxPool.__doc__
+
+    def forward(self, input: Tensor) -> Any:
+        return F.max_pool1d(input, *self._arguments())
+
+
+class MaxPool2d(_MaxPool):
+    __doc__ = _MaxPool.__doc__
+
+    def forward(self, input: Tensor) -> Any:
+        return F.max_pool2d(input, *self._arguments())
+
+
+class MaxPool3d(_MaxPool):
+    __doc__ = _MaxPool.__doc__
+
+    def forward(self, input: Tensor) -> Any:
+        return F.max_pool3d(input, *self._arguments())
+
+
+class _MaxUnpool(Module):
+    """Largest values back at their indices, zeros elsewhere.
+
+    A call takes them, the indices that the pooling returned, and maybe ``output_size``, the size of what was pooled.
+
+    Args:
+        kernel_size, stride, padding: those of the pooling.
+    """
+
+    ndim: int
+
+    def __init__(self, kernel_size: Size, stride: Size | None = None, padding: Size = 0) -> None:
+        super().__init__()
+        self.kernel_size = _tuple(kernel_size, self.ndim)
+        self.stride = _tuple(kernel_size if stride is None else stride, self.ndim)
+        self.padding = _tuple(padding, self.ndim)
+
+    def extra_repr(self) -> str:
+        return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
+
+
+class MaxUnpool1d(_MaxUnpool):
+    __doc__ = _MaxUnpool.__doc__
+    ndim = 1
+
+    def forward(self, input: Tensor, indices: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        return F.max_unpool1d(input, indices, self.kernel_size, self.stride, self.padding, output_size)
+
+
+class MaxUnpool2d(_MaxUnpool):
+    __doc__ = _MaxUnpool.__doc__
+    ndim = 2
+
+    def forward(self, input: Tensor, indices: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        return F.max_unpool2d(input, indices, self.kernel_size, self.stride, self.padding, output_size)
+
+
+class MaxUnpool3d(_MaxUnpool):
+    __doc__ = _MaxUnpool.__doc__
+    ndim = 3
+
+    def forward(self, input: Tensor, indices: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        return F.max_unpool3d(input, indices, self.kernel_size, self.stride, self.padding, output_size)
+
+
+class AvgPool1d(Module):
+    """The mean of each window; settings are those of :class:`AvgPool2d`, without ``divisor_override``."""
+
+    def __init__(
+        self,
+        kernel_size: Size,
+        stride: Size | None = None,
+        padding: Size = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+    ) -> None:
+        super().__init__()
+        self.kernel_size = _tuple(kernel_size, 1)
+        self.stride = _tuple(kernel_size if stride is None else stride, 1)
+        self.padding = _tuple(padding, 1)
+        self.ceil_mode = ceil_mode
+        self.count_include_pad = count_include_pad
+
+    def forward(self, input: Tensor) -> Tensor:
+        windows = self.kernel_size, self.stride, self.padding
+        return F.avg_pool1d(input, *windows, self.ceil_mode, self.count_include_pad)
+
+    def extra_repr(self) -> str:
+        return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
+
+
+class _AvgPool(Module):
     """The mean of each window.
 
     Args:
@@ -84,45 +179,199 @@ class AvgPool2d(Module):
         self.count_include_pad = count_include_pad
         self.divisor_override = divisor_override
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.avg_pool2d(
-            x,
-            self.kernel_size,
-            self.stride,
-            self.padding,
-            self.ceil_mode,
-            self.count_include_pad,
-            self.divisor_override,
-        )
+    def _arguments(self) -> tuple[Any, ...]:
+        windows = self.kernel_size, self.stride, self.padding
+        return (*windows, self.ceil_mode, self.count_include_pad, self.divisor_override)
 
     def extra_repr(self) -> str:
         return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
 
 
-class AdaptiveAvgPool2d(Module):
-    """Means of windows so laid out that the result has ``output_size``: an integer, or a pair (None keeps a size)."""
+class AvgPool2d(_AvgPool):
+    __doc__ = _AvgPool.__doc__
 
-    def __init__(self, output_size: int | tuple[int | None, int | None] | None) -> None:
+    def forward(self, input: Tensor) -> Tensor:
+        return F.avg_pool2d(input, *self._arguments())
+
+
+class AvgPool3d(_AvgPool):
+    __doc__ = _AvgPool.__doc__
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.avg_pool3d(input, *self._arguments())
+
+
+class _AdaptiveAvgPool(Module):
+    """Means of windows so laid out that the result has ``output_size``: an integer, or one for each dimension.
+
+    None keeps a dimension's size.
+    """
+
+    def __init__(self, output_size: OutputSize) -> None:
         super().__init__()
         self.output_size = output_size
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.adaptive_avg_pool2d(x, self.output_size)
 
     def extra_repr(self) -> str:
         return f"output_size={self.output_size}"
 
 
-class AdaptiveMaxPool2d(Module):
-    """Maxima of windows so laid out that the result has ``output_size``: an integer, or a pair (None keeps a size)."""
+class AdaptiveAvgPool1d(_AdaptiveAvgPool):
+    __doc__ = _AdaptiveAvgPool.__doc__
 
-    def __init__(self, output_size: int | tuple[int | None, int | None] | None, return_indices: bool = False) -> None:
+    def forward(self, input: Tensor) -> Tensor:
+        return F.adaptive_avg_pool1d(input, self.output_size)
+
+
+class AdaptiveAvgPool2d(_AdaptiveAvgPool):
+    __doc__ = _AdaptiveAvgPool.__doc__
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.adaptive_avg_pool2d(input, self.output_size)
+
+
+class AdaptiveAvgPool3d(_AdaptiveAvgPool):
+    __doc__ = _AdaptiveAvgPool.__doc__
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.adaptive_avg_pool3d(input, self.output_size)
+
+
+class _AdaptiveMaxPool(Module):
+    """Maxima of windows so laid out that the result has ``output_size``: an integer, or one for each dimension.
+
+    None keeps a dimension's size. With ``return_indices`` the positions of the maxima come too.
+    """
+
+    def __init__(self, output_size: OutputSize, return_indices: bool = False) -> None:
         super().__init__()
         self.output_size = output_size
         self.return_indices = return_indices
 
-    def forward(self, x: Tensor) -> Any:
-        return F.adaptive_max_pool2d(x, self.output_size, self.return_indices)
-
     def extra_repr(self) -> str:
         return f"output_size={self.output_size}"
+
+
+class AdaptiveMaxPool1d(_AdaptiveMaxPool):
+    __doc__ = _AdaptiveMaxPool.__doc__
+
+    def forward(self, input: Tensor) -> Any:
+        return F.adaptive_max_pool1d(input, self.output_size, self.return_indices)
+
+
+class AdaptiveMaxPool2d(_AdaptiveMaxPool):
+    __doc__ = _AdaptiveMaxPool.__doc__
+
+    def forward(self, input: Tensor) -> Any:
+        return F.adaptive_max_pool2d(input, self.output_size, self.return_indices)
+
+
+class AdaptiveMaxPool3d(_AdaptiveMaxPool):
+    __doc__ = _AdaptiveMaxPool.__doc__
+
+    def forward(self, input: Tensor) -> Any:
+        return F.adaptive_max_pool3d(input, self.output_size, self.return_indices)
+
+
+class _LPPool(Module):
+    """(Σ x^p)^(1/p) over each window.
+
+    Args:
+        norm_type: p.
+        kernel_size, stride: size of a window, step between windows (its size by default).
+        ceil_mode: also a window that starts inside x and ends outside.
+    """
+
+    def __init__(
+        self, norm_type: float, kernel_size: Size, stride: Size | None = None, ceil_mode: bool = False
+    ) -> None:
+        super().__init__()
+        self.norm_type = norm_type
+        self.kernel_size = kernel_size
+        self.stride = stride
+        self.ceil_mode = ceil_mode
+
+    def _arguments(self) -> tuple[Any, ...]:
+        return float(self.norm_type), self.kernel_size, self.stride, self.ceil_mode
+
+    def extra_repr(self) -> str:
+        return (
+            f"norm_type={self.norm_type}, kernel_size={self.kernel_size}, stride={self.stride}, "
+            f"ceil_mode={self.ceil_mode}"
+        )
+
+
+class LPPool1d(_LPPool):
+    __doc__ = _LPPool.__doc__
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.lp_pool1d(input, *self._arguments())
+
+
+class LPPool2d(_LPPool):
+    __doc__ = _LPPool.__doc__
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.lp_pool2d(input, *self._arguments())
+
+
+class LPPool3d(_LPPool):
+    __doc__ = _LPPool.__doc__
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.lp_pool3d(input, *self._arguments())
+
+
+class _FractionalMaxPool(Module):
+    """Maxima over windows at random, nearly even places; drawn anew at each call, in evaluation too.
+
+    Args:
+        kernel_size: size of a window.
+        output_size, output_ratio: how many windows, or what part of the input's size; one of the two.
+        return_indices: return the positions of the maxima too.
+
+    Raises:
+        ValueError: unless one of ``output_size`` and ``output_ratio`` is given, the latter between 0 and 1.
+    """
+
+    ndim: int
+
+    def __init__(
+        self,
+        kernel_size: Size,
+        output_size: Size | None = None,
+        output_ratio: float | tuple[float, ...] | None = None,
+        return_indices: bool = False,
+        _random_samples: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        if (output_size is None) == (output_ratio is None):
+            raise ValueError(
+                f"{type(self).__name__}: expected either output_size or output_ratio, got {output_size} and {output_ratio}"
+            )
+        self.kernel_size = _tuple(kernel_size, self.ndim)
+        self.return_indices = return_indices
+        self.register_buffer("_random_samples", _random_samples)
+        self.output_size = None if output_size is None else _tuple(output_size, self.ndim)
+        self.output_ratio = None if output_ratio is None else _tuple(output_ratio, self.ndim)
+        if self.output_ratio is not None and not all(0 < r < 1 for r in self.output_ratio):
+            raise ValueError(f"{type(self).__name__}: output_ratio must be between 0 and 1, got {output_ratio}")
+
+    def _arguments(self) -> tuple[Any, ...]:
+        windows = self.kernel_size, self.output_size, self.output_ratio
+        return (*windows, self.return_indices, self._random_samples)
+
+
+class FractionalMaxPool2d(_FractionalMaxPool):
+    __doc__ = _FractionalMaxPool.__doc__
+    ndim = 2
+
+    def forward(self, input: Tensor) -> Any:
+        return F.fractional_max_pool2d(input, *self._arguments())
+
+
+class FractionalMaxPool3d(_FractionalMaxPool):
+    __doc__ = _FractionalMaxPool.__doc__
+    ndim = 3
+
+    def forward(self, input: Tensor) -> Any:
+        return F.fractional_max_pool3d(input, *self._arguments())

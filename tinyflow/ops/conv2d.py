@@ -10,7 +10,6 @@ from tinyflow.autocast_mode import HALF
 from tinyflow.kernels import conv2d as kernels
 from tinyflow.kernels.conv2d.geometry import IntPair, Padding
 from tinyflow.ops.define import Op, define
-from tinyflow.ops.shape import squeeze, unsqueeze
 from tinyflow.tensor import Tensor
 
 METHODS: list[str] = []
@@ -83,4 +82,5 @@ def conv2d(
         padding = kernels.same_padding("conv2d", weight.shape[2:], stride, dilation) if same else 0
     if input.dim() != 3:
         return convolve2d(input, weight, bias, stride, padding, dilation, groups)
-    return squeeze(convolve2d(unsqueeze(input, 0), weight, bias, stride, padding, dilation, groups), 0)
+    y = convolve2d(input.reshape(1, *input.shape), weight, bias, stride, padding, dilation, groups)
+    return y.reshape(y.shape[1:])
