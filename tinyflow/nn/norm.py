@@ -23,7 +23,8 @@ class _BatchNorm(Module):
         num_features: number of channels, C.
         eps: keeps the root away from zero.
         momentum: weight of a new batch in the running statistics; ``None`` averages over all batches.
-        affine: whether there are weight and bias.
+        affine: whether there is a weight.
+        bias: whether there is a bias beside it.
         track_running_stats: whether there are running statistics; without them the batch's are used in evaluation too.
     """
 
@@ -39,6 +40,8 @@ class _BatchNorm(Module):
         track_running_stats: bool = True,
         device: str | tinyflow.device | None = None,
         dtype: tinyflow.dtype | None = None,
+        *,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         self.num_features = num_features
@@ -51,7 +54,7 @@ class _BatchNorm(Module):
             return tinyflow.empty((num_features,), device=device, dtype=dtype)
 
         self.register_parameter("weight", Parameter(channels()) if affine else None)
-        self.register_parameter("bias", Parameter(channels()) if affine else None)
+        self.register_parameter("bias", Parameter(channels()) if affine and bias else None)
         self.register_buffer("running_mean", channels() if track_running_stats else None)
         self.register_buffer("running_var", channels() if track_running_stats else None)
         count = tinyflow.empty((), dtype=tinyflow.int64, device=device) if track_running_stats else None
@@ -70,17 +73,18 @@ class _BatchNorm(Module):
         self.reset_running_stats()
         if self.affine:
             init.ones_(self.weight)
-            init.zeros_(self.bias)
+            if self.bias is not None:
+                init.zeros_(self.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        if x.dim() not in self._dimensions:
+    def forward(self, input: Tensor) -> Tensor:
+        if input.dim() not in self._dimensions:
             expected = " or ".join(f"{n}D" for n in self._dimensions)
             raise ValueError(
-                f"{type(self).__name__}: expected {expected} input, got {x.dim()}D input of shape {tuple(x.shape)}"
+                f"{type(self).__name__}: expected {expected} input, got {input.dim()}D input of shape {tuple(input.shape)}"
             )
         running_mean, running_var, training, momentum = self.next_batch()
         return F.batch_norm(
-            x, running_mean, running_var, self.weight, self.bias, training=training, momentum=momentum, eps=self.eps
+            input, running_mean, running_var, self.weight, self.bias, training=training, momentum=momentum, eps=self.eps
         )
 
     def next_batch(self) -> tuple[Tensor | None, Tensor | None, bool, float]:
@@ -107,7 +111,7 @@ class _BatchNorm(Module):
     def extra_repr(self) -> str:
         return (
             f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
-            f"track_running_stats={self.track_running_stats}"
+            f"bias={self.bias is not None}, track_running_stats={self.track_running_stats}"
         )
 
 

@@ -1,0 +1,228 @@
+"""The forward pass: output and log-sum-exp."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from tinyflow.kernels import dtypes, memory, strides
+from tinyflow.kernels.addressing import float_bits, float_from_bits, offsets
+from tinyflow.kernels.attention.problem import (
+    arithmetic,
+    configured,
+    dropout_arguments,
+    resolve,
+    tile,
+    view_of,
+    walk_batch,
+    whole_tile,
+)
+from tinyflow.kernels.attention.tiles import LN_2, binary_scores, kept, load_tile, rescale
+from tinyflow.kernels.elementwise import fill
+from tinyflow.kernels.launch import Config, Configs, Cost, cdiv, launch, nbytes, offset_dtype
+from tinyflow.kernels.memory import Buffer
+from tinyflow.kernels.random import Seed
+
+
+@triton.jit(do_not_specialize=["scale_bits", "p_bits", "seed", "offset"])
+def _attention_kernel(
+    out_ptr,
+    lse_ptr,  # [heads, groups, L]
+    q_ptr,
+    k_ptr,
+    v_ptr,
+    mask_ptr,
+    L,
+    S,
+    E,
+    V,
+    groups,
+    batch_sizes,
+    out_strides,  # batch…, group, l, v
+    q_strides,  # batch…, group, l, e
+    k_strides,  # batch…, s, e
+    v_strides,  # batch…, s, v
+    mask_strides,  # batch…, group, l, s
+    scale_bits,
+    p_bits,
+    seed,
+    offset,
+    state_ptr,  # (2,): the seed, and what is added to offset; or None
+    CAUSAL: tl.constexpr,
+    DROPOUT: tl.constexpr,
+    PRECISION: tl.constexpr,
+    ACC: tl.constexpr,
+    INDEX: tl.constexpr,
+    DIMS: tl.constexpr,  # of the batch
+    BLOCK_E: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    tiles = tl.cdiv(L, BLOCK_M)
+    place = tl.program_id(0) % tiles
+    if CAUSAL:
+        place = tiles - 1 - place  # the longest walks first
+    head = (tl.program_id(0) // tiles).to(INDEX)
+    batch = head // groups
+    group = head % groups
+    m = place.to(INDEX) * BLOCK_M + tl.arange(0, BLOCK_M).to(INDEX)
+    lane = tl.arange(0, BLOCK_N).to(INDEX)
+    e = tl.arange(0, BLOCK_E).to(INDEX)
+    f = tl.arange(0, BLOCK_V).to(INDEX)
+    if state_ptr is not None:
+        seed = tl.load(state_ptr)
+        offset = tl.load(state_ptr + 1) + offset
+    q_head = q_ptr + offsets(batch, batch_sizes, q_strides, DIMS) + group * q_strides[DIMS]
+    k_head = k_ptr + offsets(batch, batch_sizes, k_strides, DIMS)
+    v_head = v_ptr + offsets(batch, batch_sizes, v_strides, DIMS)
+    mask_head = mask_ptr
+    if mask_ptr is not None:
+        mask_head = mask_ptr + offsets(batch, batch_sizes, mask_strides, DIMS) + group * mask_strides[DIMS]
+    scale = float_from_bits(scale_bits).to(ACC)
+
+    q = load_tile(q_head, m, e, L, E, q_strides[DIMS + 1], q_strides[DIMS + 2])
+    largest = tl.full([BLOCK_M], float("-inf"), ACC)
+    shift = tl.zeros([BLOCK_M], ACC)
+    total = tl.zeros([BLOCK_M], ACC)
+    acc = tl.zeros([BLOCK_M, BLOCK_V], ACC)
+    end = S
+    if CAUSAL:
+        end = tl.minimum(S, (place + 1) * BLOCK_M)
+    for start in range(0, end, BLOCK_N):
+        n = start + lane
+        k = load_tile(k_head, e, n, E, S, k_strides[DIMS + 1], k_strides[DIMS])
+        products = tl.dot(q, k, input_precision=PRECISION, out_dtype=ACC)
+        scores = binary_scores(
+            products,
+            m[:, None],
+            n[None, :],
+            L,
+            S,
+            mask_head,
+            mask_strides[DIMS + 1],
+            mask_strides[DIMS + 2],
+            scale,
+            CAUSAL,
+        )
+        grown = tl.maximum(largest, tl.max(scores, axis=1))
+        shift = tl.where(grown == float("-inf"), 0.0, grown)  # −inf is never subtracted from itself
+        shrink = tl.exp2(largest - shift)
+        p = tl.exp2(scores - shift[:, None])
+        total = total * shrink + tl.sum(p, axis=1)
+        if DROPOUT:
+            keep = kept(seed, offset, head * L + m, start, S, p_bits, BLOCK_N)
+            p = tl.where(keep, p * rescale(p_bits, ACC), 0.0)
+        v = load_tile(v_head, n, f, S, V, v_strides[DIMS], v_strides[DIMS + 1])
+        acc = tl.dot(p.to(v.dtype), v, acc * shrink[:, None], input_precision=PRECISION, out_dtype=ACC)
+        largest = grown
+
+    empty = total == 0  # a query that may look at no key gets zeros
+    acc = acc / tl.where(empty, 1.0, total)[:, None]
+    lse = tl.where(empty, float("-inf"), (shift + tl.log2(tl.where(empty, 1.0, total))) * LN_2)
+    out_head = out_ptr + offsets(batch, batch_sizes, out_strides, DIMS) + group * out_strides[DIMS]
+    out_at = (m * out_strides[DIMS + 1])[:, None] + (f * out_strides[DIMS + 2])[None, :]
+    tl.store(out_head + out_at, acc.to(out_ptr.dtype.element_ty), mask=(m < L)[:, None] & (f < V)[None, :])
+    tl.store(lse_ptr + head * L + m, lse, mask=m < L)
+
+
+_TILES = (
+    tile(128, 64, warps=8, stages=3),
+    tile(128, 64, stages=3),
+    tile(128, 64, warps=8),
+    tile(64, 64),
+    tile(64, 32),
+    tile(32, 32),
+    tile(32, 32, warps=8),
+    tile(16, 16, stages=1),
+)
+
+
+def _choose(queries: int, keys: int, features: int, itemsize: int) -> Config:
+    """The longer a head's rows, the fewer of them in a tile. Without tensor cores larger ones would not fit registers."""
+    if itemsize > 2:
+        return _TILES[5] if features <= 64 else _TILES[6] if features <= 128 and itemsize == 4 else _TILES[7]
+    if queries <= 32:
+        return _TILES[5]
+    return _TILES[0] if features <= 64 else _TILES[2] if features <= 128 else _TILES[4]
+
+
+attention_configs = Configs("_attention_kernel", _TILES, _choose, whole_tile)
+
+
+def attention(
+    query: Buffer,
+    key: Buffer,
+    value: Buffer,
+    mask: Buffer | None = None,
+    is_causal: bool = False,
+    scale: float = 1.0,
+    dropout_p: float = 0.0,
+    seed: Seed = 0,
+    offset: int = 0,
+) -> tuple[Buffer, Buffer]:
+    """``softmax(scale · query keyᵀ + mask) value`` with dropout on the probabilities.
+
+    Args:
+        query: (\\*batch, G, L, E): G query heads share each key head. Any strides, as for all operands.
+        key: (\\*batch, S, E).
+        value: (\\*batch, S, V).
+        mask: broadcasts to (\\*batch, G, L, S): bool, True where a query may look at a key; or floating point, added.
+        is_causal: query m may look at keys up to m.
+        scale: a factor of the scores.
+        dropout_p: the probability of being dropped.
+        seed, offset: name the random numbers.
+
+    Dtypes: one of float64, float32, float16, bfloat16; sums in float32 (float64 for float64). A float mask has that dtype
+    or the sums'. ``precision.tf32.matmul`` lets a GPU round float32 factors to TF32.
+
+    Returns:
+        ``out`` (\\*batch, G, L, V), its dimensions in memory ordered as the query's; ``lse`` (\\*batch, G, L), the
+        logarithm of each query's sum of exponentials, −inf (and zeros in ``out``) where it may look at nothing.
+
+    Raises:
+        TypeError, RuntimeError, ValueError: as :func:`tinyflow.kernels.attention.problem.resolve`.
+
+    FLOPs: (2E + 2V + 5) a pair of query and key; half the pairs where causal. Least bytes: all operands once.
+    """
+    problem = resolve(query, key, value, mask, is_causal, dropout_p)
+    shape = (*query.shape[:-1], problem.V)
+    out = memory.empty(shape, query.dtype, query.device, strides.like(query, shape))
+    lse = memory.empty(tuple(query.shape[:-1]), dtypes.accumulate_dtype(query.dtype), query.device)
+    if problem.S == 0:
+        fill(out, 0), fill(lse, float("-inf"))
+    if lse.numel() == 0 or problem.S == 0:
+        return out, lse
+    sizes, walked = walk_batch(
+        problem.batch, out.stride(), query.stride(), key.stride(), value.stride(), view_of(mask, problem.score_shape)
+    )
+    config = configured(attention_configs, query, problem)
+    launch(
+        _attention_kernel,
+        (cdiv(problem.L, config.blocks["BLOCK_M"]) * problem.heads * problem.groups,),
+        out,
+        lse,
+        query,
+        key,
+        value,
+        mask,
+        problem.L,
+        problem.S,
+        problem.E,
+        problem.V,
+        problem.groups,
+        sizes,
+        *walked,
+        float_bits(scale),
+        *dropout_arguments(dropout_p, seed, offset),
+        config=config,
+        cost=Cost((2 * problem.E + 2 * problem.V + 5) * problem.pairs, nbytes(out, lse, query, key, value, mask)),
+        device=query.device,
+        CAUSAL=is_causal,
+        DROPOUT=dropout_p > 0,
+        **arithmetic(query),
+        INDEX=offset_dtype(out, query, key, value, mask),
+        DIMS=len(sizes),
+        **problem.blocks(),
+    )
+    return out, lse
