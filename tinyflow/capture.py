@@ -12,9 +12,9 @@
 ...     schedule.step()
 
 Inputs are copied into memory of the graph's own, and outputs appear in memory that the next call overwrites. What the
-host decides from step to step must reach the device without it: random numbers and the settings of SGD do, since kernels
-read them from device memory that is written anew before each replay. Everything else that Python does inside the step,
-it does once.
+host decides from step to step must reach the device without it: random numbers and the settings of optimizers do, since
+kernels read them from device memory that is written anew before each replay. Everything else that Python does inside the
+step, it does once.
 """
 
 from __future__ import annotations
@@ -109,6 +109,7 @@ class Captured:
         assert self._graph is not None
         self._recording.refresh()
         self._graph.replay()
+        memory.note_replay()
         self._recording.advance()
 
     # ---- checks ----------------------------------------------------------------------------------------------------
@@ -158,8 +159,9 @@ def capture(step: Callable[..., Any], *example_inputs: Tensor, warm_up: int = _W
     every call runs the step eagerly**, with the same rules: the same static inputs and outputs, the same errors.
 
     The step may contain forward pass, backward pass, ``zero_grad()``, an optimizer and a GradScaler. Random draws go on
-    from replay to replay as they would eagerly, from the same generators; learning rate, momentum, dampening and weight
-    decay of SGD are read from its groups at every call, so a schedule steps outside. What cannot be captured is refused:
+    from replay to replay as they would eagerly, from the same generators; learning rates, betas and the like are read from
+    the optimizers' groups at every call, so a schedule steps outside, while what chooses a rule (``nesterov``, ``amsgrad``,
+    whether momentum is 0) stays as it was recorded. What cannot be captured is refused:
     values read on the host (``item()``, ``print``, ``if`` on a tensor, ``nonzero``, indexing by a mask), copies between
     host and device, shapes that depend on data, and gradients that are set to None between calls.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -48,12 +48,18 @@ class Recording:
         self._words = memory.empty((_MOST_WORDS,), memory.int64, device)
         self._sources: list[tuple[int, int, Read]] = []
         self._draws: dict[int, _Draws] = {}
+        self._after: list[Callable[[], None]] = []
+        self._before: list[Callable[[], None]] = []
+        self.copies: dict[Any, Any] = {}  # of parameters in half precision, kept from run to run
         self._used = 0
         self._writes = True
+        self.runs = 0
 
     def start(self, writes: bool) -> None:
         """Before a run of the step; ``writes``: it computes, so that words are needed at once."""
-        self._sources, self._draws, self._used, self._writes = [], {}, 0, writes
+        self._sources, self._draws, self._after, self._used, self._writes = [], {}, [], 0, writes
+        self._before = []
+        self.runs += 1
         self.leaves = {}
 
     def words(self, read: Read) -> Buffer:
@@ -85,8 +91,23 @@ class Recording:
         draws.counters += counters
         return draws.words, before
 
+    def after(self, advance: Callable[[], None]) -> None:
+        """Has ``advance`` called whenever the step has computed: now run, or replayed."""
+        self._after.append(advance)
+
+    @property
+    def computes(self) -> bool:
+        """Whether the step is run, and not recorded."""
+        return self._writes
+
+    def before(self, refresh: Callable[[], None]) -> None:
+        """Has ``refresh`` called before each replay."""
+        self._before.append(refresh)
+
     def refresh(self) -> None:
-        """Writes all words anew, in one copy."""
+        """Before a replay: writes all words anew, in one copy, and calls what wants to be called."""
+        for refresh in self._before:
+            refresh()
         if self._used:
             values = np.empty(self._used, np.int64)
             for start, count, read in self._sources:
@@ -94,9 +115,11 @@ class Recording:
             memory.upload_into(memory.as_strided(self._words, (self._used,), (1,), 0), values)
 
     def advance(self) -> None:
-        """After a run that computed, or a replay: the generators have moved on."""
+        """After a run that computed, or a replay: generators and counts have moved on."""
         for draws in self._draws.values():
             draws.generator.reserve(draws.counters)
+        for advance in self._after:
+            advance()
 
     def leaf(self, variable: Tensor) -> None:
         """Notes a leaf whose gradient the step computes."""
@@ -108,6 +131,11 @@ class _Active(threading.local):
 
 
 active = _Active()
+
+
+def may_read(x: Tensor) -> bool:
+    """Whether a check may look at the values of ``x``: on the CPU that waits for nothing; a captured step has no host."""
+    return x.device.type == "cpu" and active.recording is None
 
 
 @contextlib.contextmanager

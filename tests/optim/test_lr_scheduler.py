@@ -57,6 +57,12 @@ SCHEDULES = {
     "multistep": lambda s, o: s.MultiStepLR(o, milestones=[3, 20, 20, 41], gamma=0.2),
     "constant": lambda s, o: s.ConstantLR(o, factor=0.25, total_iters=9),
     "linear": lambda s, o: s.LinearLR(o, start_factor=0.1, end_factor=0.7, total_iters=13),
+    "cyclic": lambda s, o: s.CyclicLR(o, [0.01, 0.02], 0.5, step_size_up=7, step_size_down=4),
+    "cyclic, halved": lambda s, o: s.CyclicLR(o, 0.01, [0.5, 0.3], step_size_up=5, mode="triangular2"),
+    "cyclic, fading": lambda s, o: s.CyclicLR(o, 0.01, 0.5, step_size_up=5, mode="exp_range", gamma=0.9),
+    "cyclic, own": lambda s, o: s.CyclicLR(
+        o, 0.01, 0.5, step_size_up=5, scale_fn=lambda n: 1 / n, cycle_momentum=False
+    ),
     "exponential": lambda s, o: s.ExponentialLR(o, gamma=0.93),
     "polynomial": lambda s, o: s.PolynomialLR(o, total_iters=31, power=1.7),
     "cosine": lambda s, o: s.CosineAnnealingLR(o, T_max=STEPS, eta_min=1e-3),

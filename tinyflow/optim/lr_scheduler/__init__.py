@@ -9,6 +9,7 @@ from tinyflow.optim.lr_scheduler.combined import ChainedScheduler as ChainedSche
 from tinyflow.optim.lr_scheduler.combined import SequentialLR as SequentialLR
 from tinyflow.optim.lr_scheduler.cosine import CosineAnnealingLR as CosineAnnealingLR
 from tinyflow.optim.lr_scheduler.cosine import CosineAnnealingWarmRestarts as CosineAnnealingWarmRestarts
+from tinyflow.optim.lr_scheduler.cyclic import CyclicLR as CyclicLR
 from tinyflow.optim.lr_scheduler.decay import ConstantLR as ConstantLR
 from tinyflow.optim.lr_scheduler.decay import ExponentialLR as ExponentialLR
 from tinyflow.optim.lr_scheduler.decay import LambdaLR as LambdaLR

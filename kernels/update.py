@@ -1,0 +1,300 @@
+"""One step of an optimiser on all parameters: one kernel, whose rule is a few lines of arithmetic.
+
+    @triton.jit
+    def _adagrad(p, g, total, b, c, lr, eps, r2, r3, r4, r5):
+        total += g * g
+        return p - lr.to(g.dtype) * g / (tl.sqrt(total) + eps.to(g.dtype)), total, b, c
+
+    adagrad = Update("adagrad", _adagrad, states=1, flops=6)
+
+A rule takes the parameter, its gradient, up to three states and six float64 numbers, and returns the parameter and the
+states as they will be. What all optimisers share comes before it: the sign of the gradient, weight decay in either form, and
+a factor for each tensor. Many tensors go in one launch through a table of addresses (see ``tables``); numbers arrive as the
+bits of float64, by value or in device memory, so that a schedule compiles nothing and reaches a recorded launch.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import triton
+import triton.language as tl
+
+from tinyflow.kernels import dtypes, memory, strides, tables
+from tinyflow.kernels.addressing import float_from_bits
+from tinyflow.kernels.indexing import index_select
+from tinyflow.kernels.launch import Config, Configs, Cost, cdiv, launch, nbytes
+from tinyflow.kernels.memory import Buffer
+from tinyflow.kernels.optimizer import _Flat
+from tinyflow.kernels.tables import pointers
+
+#: How many numbers a rule takes, and the two before them: coupled weight decay, and what decoupled decay leaves of p.
+NUMBERS = 6
+_WORDS = NUMBERS + 2
+
+
+@triton.jit(do_not_specialize=["w0", "w1", "w2", "w3", "w4", "w5", "w6", "w7"])
+def _update_kernel(
+    addresses_ptr,  # (3 + STATES, tensors): parameter, gradient, states; number of elements
+    chunks_ptr,  # (2, chunks): tensor, first element
+    tensors,
+    chunks,
+    w0,
+    w1,
+    w2,
+    w3,
+    w4,
+    w5,
+    w6,
+    w7,
+    settings_ptr,  # (8,): the same eight in device memory, or None
+    factors_ptr,  # what each tensor's gradient is multiplied by, or None
+    factor_stride,
+    RULE: tl.constexpr,
+    STATES: tl.constexpr,
+    FRESH: tl.constexpr,  # how many of the last states hold nothing yet
+    MOVES: tl.constexpr,  # whether the parameter changes
+    DECAY: tl.constexpr,
+    SHRINK: tl.constexpr,
+    MAXIMIZE: tl.constexpr,
+    DTYPE: tl.constexpr,
+    COMPUTE: tl.constexpr,
+    ALIGN: tl.constexpr,
+    CHUNKS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    chunk = tl.program_id(0) * CHUNKS + tl.arange(0, CHUNKS)
+    listed = chunk < chunks
+    if settings_ptr is not None:
+        w0 = tl.load(settings_ptr)
+        w1 = tl.load(settings_ptr + 1)
+        w2 = tl.load(settings_ptr + 2)
+        w3 = tl.load(settings_ptr + 3)
+        w4 = tl.load(settings_ptr + 4)
+        w5 = tl.load(settings_ptr + 5)
+        w6 = tl.load(settings_ptr + 6)
+        w7 = tl.load(settings_ptr + 7)
+    tensor = tl.load(chunks_ptr + chunk, mask=listed, other=0)
+    start = tl.load(chunks_ptr + chunks + chunk, mask=listed, other=0)
+    left = tl.load(addresses_ptr + (2 + STATES) * tensors + tensor, mask=listed, other=0) - start
+    lane = tl.arange(0, BLOCK)
+    mask = listed[:, None] & (lane[None, :] < left[:, None])
+
+    p_ptr = pointers(addresses_ptr, 0, tensors, tensor, listed, start, lane, DTYPE, ALIGN)
+    g_ptr = pointers(addresses_ptr, 1, tensors, tensor, listed, start, lane, DTYPE, ALIGN)
+    p = tl.load(p_ptr, mask=mask, other=0).to(COMPUTE)
+    g = tl.load(g_ptr, mask=mask, other=0).to(COMPUTE)
+    a = g
+    b = g
+    c = g
+    if STATES > 0:
+        a_ptr = pointers(addresses_ptr, 2, tensors, tensor, listed, start, lane, DTYPE, ALIGN)
+        if STATES - FRESH > 0:
+            a = tl.load(a_ptr, mask=mask, other=0).to(COMPUTE)
+    if STATES > 1:
+        b_ptr = pointers(addresses_ptr, 3, tensors, tensor, listed, start, lane, DTYPE, ALIGN)
+        if STATES - FRESH > 1:
+            b = tl.load(b_ptr, mask=mask, other=0).to(COMPUTE)
+    if STATES > 2:
+        c_ptr = pointers(addresses_ptr, 4, tensors, tensor, listed, start, lane, DTYPE, ALIGN)
+        if STATES - FRESH > 2:
+            c = tl.load(c_ptr, mask=mask, other=0).to(COMPUTE)
+
+    if MAXIMIZE:
+        g = -g
+    if DECAY:
+        g += float_from_bits(w0).to(COMPUTE) * p
+    if factors_ptr is not None:
+        g *= tl.load(factors_ptr + tensor * factor_stride, mask=listed, other=0).to(COMPUTE)[:, None]
+    if SHRINK:
+        p *= float_from_bits(w1).to(COMPUTE)
+    p, a, b, c = RULE(
+        p,
+        g,
+        a,
+        b,
+        c,
+        float_from_bits(w2),
+        float_from_bits(w3),
+        float_from_bits(w4),
+        float_from_bits(w5),
+        float_from_bits(w6),
+        float_from_bits(w7),
+    )
+    if MOVES:
+        tl.store(p_ptr, p.to(DTYPE), mask=mask)
+    if STATES > 0:
+        tl.store(a_ptr, a.to(DTYPE), mask=mask)
+    if STATES > 1:
+        tl.store(b_ptr, b.to(DTYPE), mask=mask)
+    if STATES > 2:
+        tl.store(c_ptr, c.to(DTYPE), mask=mask)
+
+
+_GPU = Config({"CHUNKS": 1, "BLOCK": 2048}, num_warps=8)
+_GPU_SMALL = Config({"CHUNKS": 4, "BLOCK": 256})
+
+
+def _choose(sizes: Sequence[int]) -> Config:
+    return _GPU if max(sizes) > 1024 else _GPU_SMALL
+
+
+configs = Configs("_update_kernel", (_GPU, _GPU_SMALL), _choose, tables.interpreter_tile)
+
+
+def words(decay: float, shrink: float, numbers: Sequence[float]) -> tuple[int, ...]:
+    """What an update reads in place of values: the bits of weight decay, of the factor for p, and of the rule's numbers."""
+    values = (decay, shrink, *numbers, *[0.0] * (NUMBERS - len(numbers)))
+    return struct.unpack(f"{_WORDS}q", struct.pack(f"{_WORDS}d", *values))
+
+
+@dataclass(frozen=True, eq=False)
+class Update:
+    """A rule as a launcher that changes parameters and states in place.
+
+    The last ``fresh`` states are results, written without having been read; without ``moves`` the parameter stays.
+
+    Floating-point dtypes; half precision computes in float32. FLOPs: ``flops`` an element, and two for each form of decay.
+    Bytes: parameter and states read and written, gradient read once; tables of addresses and chunks.
+    """
+
+    name: str
+    rule: Any
+    states: int
+    flops: int
+    fresh: int = 0
+    moves: bool = True
+
+    def __call__(
+        self,
+        params: Sequence[Buffer],
+        grads: Sequence[Buffer],
+        states: Sequence[Sequence[Buffer]],
+        numbers: Sequence[float],
+        *,
+        decay: float = 0.0,
+        shrink: float = 1.0,
+        maximize: bool = False,
+        factors: Buffer | None = None,
+        settings: Buffer | None = None,
+    ) -> None:
+        """One step.
+
+        Args:
+            params, grads: of one shape, dtype and device each, any strides.
+            states: for each of the rule's states a buffer like each parameter.
+            numbers: the rule's, at most six.
+            decay: the gradient is ``g + decay · p``.
+            shrink: the parameter is first multiplied by it.
+            maximize: the gradient is ``-g``.
+            factors: for each parameter what its gradient (decay included) is multiplied by, (parameters,) or ().
+            settings: eight int64 on the device, see :func:`words`, in place of values.
+
+        Raises:
+            ValueError: if there are not as many gradients, states or factors as the rule and the parameters want.
+            RuntimeError: if shapes, dtypes or devices differ.
+            TypeError: for parameters that are not floating point.
+        """
+        self._check(params, grads, states, factors)
+        flat = _Flat()
+        groups: dict[tuple[memory.dtype, memory.device, int], list[tuple[int, tuple[Buffer, ...]]]] = {}
+        for k, p in enumerate(params):
+            if p.numel():
+                dense = flat.write(p, p.stride() if memory.is_dense(p) else strides.like(p))
+                layout = dense.stride()
+                member = (dense, flat.read(grads[k], layout), *(flat.write(s[k], layout) for s in states))
+                groups.setdefault((p.dtype, p.device, tables.size_class(p.numel())), []).append((k, member))
+        recorded = settings is not None  # what is 0 or 1 now may be something else at a replay
+        bits = (0,) * _WORDS if recorded else words(decay, shrink, numbers)
+        for (dtype, device, _), chosen in groups.items():
+            self._launch(
+                [member for _, member in chosen],
+                dtype,
+                device,
+                bits,
+                settings,
+                _factors_of(factors, [k for k, _ in chosen]),
+                {"DECAY": recorded or decay != 0, "SHRINK": recorded or shrink != 1, "MAXIMIZE": maximize},
+            )
+        flat.finish()
+
+    def _check(
+        self,
+        params: Sequence[Buffer],
+        grads: Sequence[Buffer],
+        states: Sequence[Sequence[Buffer]],
+        factors: Buffer | None,
+    ) -> None:
+        if len(states) != self.states or any(len(s) != len(params) for s in (grads, *states)):
+            raise ValueError(
+                f"{self.name}: expected {self.states} states, and gradients and states for {len(params)} parameters, "
+                f"got {len(grads)} gradients and states {[len(s) for s in states]}"
+            )
+        if factors is not None and tuple(factors.shape) not in ((), (len(params),)):
+            raise ValueError(
+                f"{self.name}: expected factors of shape () or ({len(params)},), got {tuple(factors.shape)}"
+            )
+        for name, others in (("gradient", grads), *((f"state {n}", s) for n, s in enumerate(states))):
+            for k, (p, x) in enumerate(zip(params, others)):
+                if (x.shape, x.dtype, x.device) != (p.shape, p.dtype, p.device):
+                    raise RuntimeError(
+                        f"{self.name}: expected the {name} of parameter {k} to be {tuple(p.shape)} {p.dtype} on "
+                        f"{p.device}, got {tuple(x.shape)} {x.dtype} on {x.device}"
+                    )
+        for k, p in enumerate(params):
+            dtypes.check_floating(self.name, **{f"parameter {k}": p})
+
+    def _launch(
+        self,
+        members: Sequence[tuple[Buffer, ...]],
+        dtype: memory.dtype,
+        device: memory.device,
+        bits: Sequence[int],
+        settings: Buffer | None,
+        factors: Buffer | None,
+        shared: dict[str, bool],
+    ) -> None:
+        sizes = tuple(m[0].numel() for m in members)
+        config = configs(dtype, sizes=sizes)
+        chunks = tables.chunks(sizes, config.blocks["BLOCK"], device)
+        addresses, aligned = tables.addresses(members, 3 + self.states, device)
+        elements = sum(sizes)
+        flops = self.flops + 2 * shared["DECAY"] + shared["SHRINK"] + (factors is not None)
+        moved = (2 + self.moves + 2 * self.states - self.fresh) * elements * dtype.itemsize
+        launch(
+            _update_kernel,
+            (cdiv(chunks.shape[1], config.blocks["CHUNKS"]),),
+            addresses,
+            chunks,
+            len(members),
+            chunks.shape[1],
+            *bits,
+            settings,
+            factors,
+            factors.stride(0) if factors is not None and factors.dim() else 0,
+            config=config,
+            cost=Cost(flops * elements, moved + nbytes(addresses, chunks)),
+            device=device,
+            RULE=self.rule,
+            STATES=self.states,
+            FRESH=self.fresh,
+            MOVES=self.moves,
+            DTYPE=dtypes.triton_dtype(dtype),
+            COMPUTE=dtypes.compute_dtype(dtype),
+            ALIGN=aligned,  # chunks are whole vectors
+            **shared,
+        )
+
+
+def _factors_of(factors: Buffer | None, members: Sequence[int]) -> Buffer | None:
+    """The factors of some of the tensors: all of them, a run of them, or those gathered."""
+    if factors is None or factors.dim() == 0:
+        return factors
+    if list(members) == list(range(members[0], members[-1] + 1)):
+        step = int(factors.stride(0))
+        return memory.as_strided(factors, (len(members),), (step,), int(factors.storage_offset()) + members[0] * step)
+    return index_select(factors, 0, memory.upload(np.array(members, np.int64), factors.device))

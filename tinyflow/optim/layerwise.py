@@ -1,0 +1,170 @@
+"""Optimisers whose rate follows the norms of each tensor, for very large batches: LAMB and LARS."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from tinyflow.kernels import update_rules
+from tinyflow.kernels.memory import Buffer
+from tinyflow.kernels.update import Update
+from tinyflow.kernels.update import words as update_words
+from tinyflow.ops.arithmetic import where
+from tinyflow.ops.creation import empty_like
+from tinyflow.ops.optimizer import tensor_norms, update_
+from tinyflow.optim.optimizer import Group
+from tinyflow.optim.rule import RuleOptimizer, settings
+from tinyflow.recording import active
+from tinyflow.tensor import Tensor
+
+
+class LAMB(RuleOptimizer):
+    """Adam's direction, with decay, scaled for each tensor by its norm (You et al. 2020), at step t::
+
+        r ← (m / (1 − β₁ᵗ)) / (√(v / (1 − β₂ᵗ)) + eps) + weight_decay · p
+        p ← p − lr · ‖p‖ / ‖r‖ · r                  (lr · r where either norm is 0)
+
+    with m and v as in :class:`tinyflow.optim.Adam`.
+
+    Args:
+        params: tensors, named tensors, or groups.
+        lr, betas, eps, weight_decay: as above.
+        maximize: steps up.
+
+    Raises:
+        ValueError: for settings out of range.
+    """
+
+    states = ("exp_avg", "exp_avg_sq")
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-6,
+        weight_decay: float = 0.0,
+        *,
+        maximize: bool = False,
+    ) -> None:
+        super().__init__(params, settings("LAMB", lr, weight_decay, eps=eps, betas=betas, maximize=maximize))
+
+    def _decays(self, group: Group, counts: tuple[float, ...]) -> tuple[float, float]:
+        return 0.0, 1.0
+
+    def _numbers(self, group: Group, counts: tuple[float, ...]) -> Sequence[float]:
+        beta1, beta2 = group["betas"]
+        step = counts[0]
+        return beta1, beta2, group["eps"], 1 - beta1**step, 1 - beta2**step, group["weight_decay"]
+
+    def _rule(self, group: Group) -> Update:
+        return update_rules.lamb_direction
+
+    def _launch(self, group: Group, params: list[Tensor], settled: tuple[tuple[float, ...], Buffer | None]) -> None:
+        counts, words = settled
+        directions = [empty_like(p) for p in params]
+        states = [[self.state[p][name] for p in params] for name in self.states]
+        grads = [p.grad for p in params if p.grad is not None]
+        update_(
+            self._rule(group),
+            params,
+            grads,
+            [*states, directions],
+            self._numbers(group, counts),
+            maximize=group["maximize"],
+            settings=words,
+        )
+        norms, lengths = tensor_norms(params), tensor_norms(directions)
+        _descend(group, params, directions, where((norms > 0) & (lengths > 0), norms / lengths, 1))
+
+
+class LARS(RuleOptimizer):
+    """Momentum whose rate is scaled for each tensor by norms (You et al. 2017)::
+
+        λ = trust_coefficient · ‖p‖ / (‖g‖ + weight_decay · ‖p‖ + eps)         (1 where either norm is 0)
+        b ← momentum · b + (1 − dampening) · lr · λ · (g + weight_decay · p)
+        p ← p − b                                   (with nesterov p − lr · λ · (…) − momentum · b)
+
+    Args:
+        params: tensors, named tensors, or groups.
+        lr, momentum, dampening, weight_decay, nesterov, trust_coefficient, eps: as above.
+        maximize: steps up.
+
+    Raises:
+        ValueError: for settings out of range.
+    """
+
+    states = ("momentum_buffer",)
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float | Tensor = 1e-3,
+        momentum: float = 0.9,
+        dampening: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+        *,
+        trust_coefficient: float = 1e-3,
+        eps: float = 1e-8,
+        maximize: bool = False,
+    ) -> None:
+        if not momentum >= 0.0:
+            raise ValueError(f"Invalid momentum value: {momentum}")
+        if not trust_coefficient > 0.0:
+            raise ValueError(f"Invalid trust_coefficient value: {trust_coefficient}")
+        if nesterov and (momentum <= 0 or dampening != 0):
+            raise ValueError("Nesterov momentum requires a momentum and zero dampening")
+        defaults = settings(
+            "LARS",
+            lr,
+            weight_decay,
+            eps=eps,
+            momentum=momentum,
+            dampening=dampening,
+            nesterov=nesterov,
+            trust_coefficient=trust_coefficient,
+            maximize=maximize,
+        )
+        super().__init__(params, defaults)
+
+    def _rule(self, group: Group) -> Update:
+        return update_rules.lars_nesterov if group["nesterov"] else update_rules.lars
+
+    def _numbers(self, group: Group, counts: tuple[float, ...]) -> Sequence[float]:
+        return float(group["lr"]), group["momentum"], group["dampening"]
+
+    def _launch(self, group: Group, params: list[Tensor], settled: tuple[tuple[float, ...], Buffer | None]) -> None:
+        counts, words = settled
+        grads = [p.grad for p in params if p.grad is not None]
+        norms, slopes = tensor_norms(params), tensor_norms(grads)
+        trust = group["trust_coefficient"] * norms / (slopes + group["weight_decay"] * norms + group["eps"])
+        update_(
+            self._rule(group),
+            params,
+            grads,
+            [[self.state[p]["momentum_buffer"] for p in params]],
+            self._numbers(group, counts),
+            decay=group["weight_decay"],
+            maximize=group["maximize"],
+            factors=where((norms > 0) & (slopes > 0), trust, 1),
+            settings=words,
+        )
+
+
+def _descend(group: Group, params: Sequence[Tensor], directions: Sequence[Tensor], factors: Tensor) -> None:
+    """``p ← p − lr · factor · direction`` for each tensor."""
+    recording = active.recording
+
+    def numbers() -> tuple[float]:
+        return (float(group["lr"]),)
+
+    update_(
+        update_rules.descend,
+        params,
+        directions,
+        [],
+        numbers(),
+        factors=factors,
+        settings=None if recording is None else recording.words(lambda: update_words(0.0, 1.0, numbers())),
+    )
