@@ -14,6 +14,7 @@ Parameters arrive as the bits of a float64, or as an int64."""
 
 from __future__ import annotations
 
+import math
 import struct
 from typing import Any
 
@@ -99,6 +100,37 @@ def _exponential_one(word, a):
 @triton.jit
 def _exponential(x, y, a, b, OUT: tl.constexpr):
     return _exponential_one(x, a), _exponential_one(y, a)
+
+
+@triton.jit
+def _log_normal(x, y, a, b, OUT: tl.constexpr):
+    first, second = _normal(x, y, a, b, OUT)
+    return tl.exp(first), tl.exp(second)
+
+
+@triton.jit
+def _cauchy_one(word, a, b):
+    # the tangent of an angle uniform on (-pi/2, pi/2]; from sine and cosine, since a quotient keeps both tails alike
+    angle = (_positive_unit(word) - 0.5) * 3.141592653589793
+    median = float_from_bits(a).to(angle.dtype)
+    return median + float_from_bits(b).to(angle.dtype) * (tl.sin(angle) / tl.cos(angle))
+
+
+@triton.jit
+def _cauchy(x, y, a, b, OUT: tl.constexpr):
+    return _cauchy_one(x, a, b), _cauchy_one(y, a, b)
+
+
+@triton.jit
+def _geometric_one(word, a):
+    unit = _positive_unit(word)
+    trials = tl.ceil(tl.log(unit) / float_from_bits(a).to(unit.dtype))
+    return tl.maximum(trials, 1.0)  # a unit of 1 gives 0
+
+
+@triton.jit
+def _geometric(x, y, a, b, OUT: tl.constexpr):
+    return _geometric_one(x, a), _geometric_one(y, a)
 
 
 @triton.jit
@@ -311,6 +343,44 @@ def exponential(out: Buffer, seed: Seed, offset: int, rate: float = 1.0) -> Buff
     if not rate > 0:
         raise RuntimeError(f"exponential: expected rate > 0, got {rate}")
     return _draw(out, seed, offset, _exponential, _bits(rate), 0, out.dtype == memory.float64, 4)
+
+
+def log_normal(out: Buffer, seed: Seed, offset: int, mean: float = 1.0, std: float = 2.0) -> Buffer:
+    """Fills ``out`` with numbers whose logarithm is normal with this mean and standard deviation.
+
+    Raises:
+        RuntimeError: if ``std`` is not positive.
+    """
+    _check_floating("log_normal", out)
+    if not std > 0:
+        raise RuntimeError(f"log_normal: expected std > 0, got {std}")
+    return _draw(out, seed, offset, _log_normal, _bits(mean), _bits(std), out.dtype == memory.float64, 20)
+
+
+def cauchy(out: Buffer, seed: Seed, offset: int, median: float = 0.0, sigma: float = 1.0) -> Buffer:
+    """Fills ``out`` with numbers of Cauchy's density ``sigma / (π ((x − median)² + sigma²))``.
+
+    Raises:
+        RuntimeError: if ``sigma`` is not positive.
+    """
+    _check_floating("cauchy", out)
+    if not sigma > 0:
+        raise RuntimeError(f"cauchy: expected sigma > 0, got {sigma}")
+    return _draw(out, seed, offset, _cauchy, _bits(median), _bits(sigma), out.dtype == memory.float64, 12)
+
+
+def geometric(out: Buffer, seed: Seed, offset: int, p: float) -> Buffer:
+    """Fills ``out`` (any dtype but bool) with the number of trials up to the first success, whose probability is ``p``.
+
+    Raises:
+        RuntimeError: if ``p`` is not in (0, 1).
+        NotImplementedError: for bools.
+    """
+    if out.dtype == memory.bool_:
+        raise NotImplementedError("geometric: expected a dtype with numbers above 1, got torch.bool")
+    if not 0 < p < 1:
+        raise RuntimeError(f"geometric: expected p in (0, 1), got {p}")
+    return _draw(out, seed, offset, _geometric, _bits(math.log1p(-p)), 0, out.dtype == memory.float64, 5)
 
 
 def bernoulli(out: Buffer, seed: Seed, offset: int, p: float = 0.5) -> Buffer:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import math
+
 from tinyflow import autocast_mode
 from tinyflow.autocast_mode import HALF
 from tinyflow.kernels import matmul as kernels
+from tinyflow.kernels import strides
 from tinyflow.kernels.dtypes import Scalar
 from tinyflow.ops.arithmetic import add, mul
+from tinyflow.ops.creation import eye
 from tinyflow.ops.define import Op, define
-from tinyflow.ops.shape import matrix_transpose, reshape, squeeze, unsqueeze
+from tinyflow.ops.shape import matrix_transpose, reshape, squeeze, transpose, unsqueeze
 from tinyflow.tensor import Tensor
 
-METHODS = ["matmul", "mm", "bmm", "mv", "dot", "addmm"]
-__all__ = ["matmul", "mm", "bmm", "mv", "dot", "addmm"]
+METHODS = [
+    "matmul", "mm", "bmm", "mv", "dot", "vdot", "inner", "outer", "ger", "addmm", "addmv", "addr", "addbmm", "baddbmm",
+    "matrix_power", "kron",
+]  # fmt: skip
+__all__ = [
+    "matmul", "mm", "bmm", "mv", "dot", "vdot", "inner", "outer", "ger", "addmm", "addmv", "addr", "addbmm", "baddbmm",
+    "matrix_power", "kron",
+]  # fmt: skip
 
 
 def _right_grad(g: Tensor, a: Tensor, b_shape: tuple[int, ...], allow_tf32: bool | None) -> Tensor:
@@ -79,10 +89,14 @@ def bmm(input: Tensor, mat2: Tensor) -> Tensor:
     Raises:
         RuntimeError: if an operand is no batch of matrices, or the shapes do not fit; batches do not broadcast.
     """
-    _check_dims("bmm", (3, 3), input, mat2)
-    if input.shape[0] != mat2.shape[0]:
-        raise RuntimeError(f"bmm: expected one batch size, got shapes {tuple(input.shape)} and {tuple(mat2.shape)}")
+    _check_batches("bmm", input, mat2)
     return matmul(input, mat2)
+
+
+def _check_batches(op: str, input: Tensor, other: Tensor) -> None:
+    _check_dims(op, (3, 3), input, other)
+    if input.shape[0] != other.shape[0]:
+        raise RuntimeError(f"{op}: expected one batch size, got shapes {tuple(input.shape)} and {tuple(other.shape)}")
 
 
 def mv(input: Tensor, vec: Tensor) -> Tensor:
@@ -116,14 +130,144 @@ def addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: Scalar = 1, alpha:
         RuntimeError: if an operand is no matrix, or the shapes do not fit.
     """
     _check_dims("addmm", (2, 2), mat1, mat2)
+    return _added(input, mat1, mat2, beta, alpha)
+
+
+def _added(input: Tensor, a: Tensor, b: Tensor, beta: Scalar, alpha: Scalar) -> Tensor:
+    """``beta·input + alpha·(a @ b)`` of matrices or batches of them, in one launch where nothing is scaled."""
     if alpha == 1 and beta == 1:
-        return product(mat1, mat2, input)
-    scaled = matmul(mat1, mat2)
+        return product(a, b, input)
+    scaled = matmul(a, b)
+    if strides.broadcast_shapes("matmul", input.shape, scaled.shape) != tuple(scaled.shape):
+        raise RuntimeError(
+            f"matmul: expected an addend that broadcasts to the product {tuple(scaled.shape)}, got {tuple(input.shape)}"
+        )
+    if input.dtype != scaled.dtype and not autocast_mode.state.active:
+        raise RuntimeError(f"matmul: expected an addend of the product's {scaled.dtype}, got {input.dtype}")
     if alpha != 1:
         scaled = mul(scaled, alpha)
     if beta == 0:
         return scaled
     return add(scaled, mul(input.to(scaled.dtype) if autocast_mode.state.active else input, beta))
+
+
+def addmv(input: Tensor, mat: Tensor, vec: Tensor, *, beta: Scalar = 1, alpha: Scalar = 1) -> Tensor:
+    """``beta·input + alpha·(mat @ vec)``, as :func:`addmm`.
+
+    Raises:
+        RuntimeError: if the operands are no matrix and vector, or the shapes do not fit.
+    """
+    _check_dims("addmv", (2, 1), mat, vec)
+    return squeeze(_added(_column(input), mat, unsqueeze(vec, 1), beta, alpha), 1)
+
+
+def _column(input: Tensor) -> Tensor:
+    return unsqueeze(input, -1) if input.dim() else input
+
+
+def addr(input: Tensor, vec1: Tensor, vec2: Tensor, *, beta: Scalar = 1, alpha: Scalar = 1) -> Tensor:
+    """``beta·input + alpha·vec1 vec2ᵀ``, as :func:`addmm`.
+
+    Raises:
+        RuntimeError: if an operand is no vector, or the shapes do not fit.
+    """
+    _check_dims("addr", (1, 1), vec1, vec2)
+    return _added(input, unsqueeze(vec1, 1), unsqueeze(vec2, 0), beta, alpha)
+
+
+def baddbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Scalar = 1, alpha: Scalar = 1) -> Tensor:
+    """``beta·input + alpha·(batch1 @ batch2)`` for each of a batch, (B, M, K) by (B, K, N), as :func:`addmm`.
+
+    Raises:
+        RuntimeError: if an operand is no batch of matrices, or the shapes do not fit.
+    """
+    _check_batches("baddbmm", batch1, batch2)
+    return _added(input, batch1, batch2, beta, alpha)
+
+
+def addbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Scalar = 1, alpha: Scalar = 1) -> Tensor:
+    """``beta·input + alpha·Σ (batch1 @ batch2)``, summed over the batch, (B, M, K) by (B, K, N): one product over B·K.
+
+    Raises:
+        RuntimeError: if an operand is no batch of matrices, or the shapes do not fit.
+    """
+    _check_batches("addbmm", batch1, batch2)
+    b, m, k = batch1.shape
+    left, right = reshape(transpose(batch1, 0, 1), m, b * k), reshape(batch2, b * k, batch2.shape[2])
+    return _added(input, left, right, beta, alpha)
+
+
+def vdot(input: Tensor, other: Tensor) -> Tensor:
+    """:func:`dot`, whose first factor would be conjugated if numbers here were complex."""
+    return dot(input, other)
+
+
+def outer(input: Tensor, vec2: Tensor) -> Tensor:
+    """The products of every element of one vector with every element of another, (N, M).
+
+    Raises:
+        RuntimeError: if an operand is no vector.
+    """
+    _check_dims("outer", (1, 1), input, vec2)
+    return mul(unsqueeze(input, 1), unsqueeze(vec2, 0))
+
+
+def ger(input: Tensor, vec2: Tensor) -> Tensor:
+    """:func:`outer`."""
+    return outer(input, vec2)
+
+
+def inner(input: Tensor, other: Tensor) -> Tensor:
+    """The products summed over the last dimension of both: (\\*, K) by (\\*\\*, K) is (\\*, \\*\\*). A 0-d factor scales.
+
+    Raises:
+        RuntimeError: if the last dimensions differ.
+    """
+    if input.dim() == 0 or other.dim() == 0:
+        return mul(input, other)
+    if input.shape[-1] != other.shape[-1]:
+        raise RuntimeError(
+            f"inner: expected last dimensions of one size, got shapes {tuple(input.shape)} and {tuple(other.shape)}"
+        )
+    k = input.shape[-1]
+    y = matmul(reshape(input, -1, k), matrix_transpose(reshape(other, -1, k))) if k else _no_products(input, other)
+    return reshape(y, (*input.shape[:-1], *other.shape[:-1]))
+
+
+def _no_products(input: Tensor, other: Tensor) -> Tensor:
+    """What :func:`inner` sums to where the last dimension is empty."""
+    rows, columns = math.prod(input.shape[:-1]), math.prod(other.shape[:-1])
+    return matmul(reshape(input, rows, 0), reshape(other, 0, columns))
+
+
+def matrix_power(input: Tensor, n: int) -> Tensor:
+    """The ``n``-th power of square matrices (\\*, N, N), by repeated squaring.
+
+    Raises:
+        RuntimeError: if they are not square.
+        NotImplementedError: for a negative power, which needs an inverse.
+    """
+    if input.dim() < 2 or input.shape[-1] != input.shape[-2]:
+        raise RuntimeError(f"matrix_power: expected square matrices (*, N, N), got shape {tuple(input.shape)}")
+    if n < 0:
+        raise NotImplementedError(f"matrix_power: expected n >= 0 (there is no inverse), got {n}")
+    if n == 0:
+        return eye(input.shape[-1], dtype=input.dtype, device=input.device).expand_as(input).clone()
+    if n == 1:
+        return input.clone()
+    half = matmul(input, input) if n < 4 else matrix_power(matmul(input, input), n // 2)
+    return matmul(half, input) if n & 1 else half
+
+
+def kron(input: Tensor, other: Tensor) -> Tensor:
+    """Kronecker's product: every element of ``input`` times the whole of ``other``; sizes multiply by dimension."""
+    ndim = max(input.dim(), other.dim())
+    left = (*[1] * (ndim - input.dim()), *input.shape)
+    right = (*[1] * (ndim - other.dim()), *other.shape)
+    products = mul(
+        reshape(input, [n for size in left for n in (size, 1)]), reshape(other, [n for size in right for n in (1, size)])
+    )
+    return reshape(products, [a * b for a, b in zip(left, right)])
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
