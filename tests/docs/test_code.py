@@ -1,35 +1,36 @@
-"""The code in the documentation runs, block after block of a page in one namespace, and prints what the page says."""
+"""The code in the documentation runs, prints what the page says, and makes the pictures that it shows."""
 
 from __future__ import annotations
 
-import contextlib
-import io
+import html
 import re
 from pathlib import Path
 
 import pytest
 
-PAGES = sorted((Path(__file__).resolve().parents[2] / "docs").glob("*.md"))
-BLOCK = re.compile(r"^```(python|output)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+from tests.docs.pages import PAGES, drawings, run
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if "```python" in p.read_text()], ids=lambda p: p.stem)
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
 def test_page(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    text = page.read_text()
-    namespace: dict[str, object] = {"__name__": "documentation"}
-    printed = ""
-    for block in BLOCK.finditer(text):
-        kind, code = block.groups()
-        if kind == "output":
-            assert printed.strip() == code.strip(), f"{page.name} at character {block.start()}"
-            continue
-        line = text[: block.start()].count("\n") + 1
-        stream = io.StringIO()
-        with contextlib.redirect_stdout(stream):
-            exec(compile("\n" * line + code, str(page), "exec"), namespace)
-        printed = stream.getvalue()
+    namespace = run(page)
+    for path, drawing in drawings(page, namespace):
+        assert f"images/{path.name}" in page.read_text()
+        assert words_of_svg(path.read_text()) == words_of_source(drawing.source), (
+            f"{path.name} shows another graph: python -m tests.docs.pictures"
+        )
+
+
+def words_of_svg(svg: str) -> list[str]:
+    """All lines of text in a picture."""
+    return sorted(html.unescape(line) for line in re.findall(r"<text [^>]*>(.*?)</text>", svg))
+
+
+def words_of_source(source: str) -> list[str]:
+    labels = re.findall(r'label="(.*?)"', source)
+    return sorted(line for label in labels for line in label.split("\\n"))
 
 
 def test_there_are_pages() -> None:
-    assert any(p.stem == "autograd" for p in PAGES)
+    assert {"autograd", "engine", "own_op", "profiling"} <= {page.stem for page in PAGES}

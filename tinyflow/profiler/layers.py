@@ -1,4 +1,4 @@
-"""What runs where, and what it costs."""
+"""A model's launches by layer, counted on any machine."""
 
 from __future__ import annotations
 
@@ -9,12 +9,8 @@ from typing import Any, Protocol
 
 from tinyflow.autograd.grad_mode import set_grad_enabled
 from tinyflow.autograd.graph import AccumulateGrad, Node
-from tinyflow.kernels import memory, mode
-from tinyflow.kernels.ceilings import Ceilings as Ceilings
-from tinyflow.kernels.ceilings import known as known_ceilings
-from tinyflow.kernels.configs import planned_for_gpu as planned_for_gpu
-from tinyflow.kernels.launch import Cost as Cost
-from tinyflow.kernels.launch import Record as Record
+from tinyflow.kernels.configs import planned_for_gpu
+from tinyflow.kernels.launch import Cost, Record
 from tinyflow.kernels.launch import count as count_launches
 from tinyflow.tensor import Tensor
 
@@ -31,16 +27,6 @@ class Optimizer(Protocol):
     """What is asked of an optimiser."""
 
     def step(self) -> Any: ...
-
-
-def interpreting() -> bool:
-    """True where kernels run in Triton's interpreter on the CPU, False where they are compiled for a GPU."""
-    return mode.INTERPRETING
-
-
-def device_name(device: str | memory.device | None = None) -> str:
-    """A device's name as its driver gives it, or ``cpu``; None is the default device."""
-    return memory.device_name(memory.as_device(device))
 
 
 @dataclass
@@ -76,12 +62,14 @@ def summarise(
         model, images: on one device.
         loss: of the model's output; with it the backward pass is counted too, and each launch of it belongs to the layer
             whose operation it differentiates.
-        optimizer: counted in its second step, when its buffers are there.
+        optimizer: counted in its second step, when its buffers are there; inference likewise, when weights are folded.
         watched: which modules are listed by themselves. Hooks are put on them, so they are not fused with others; what
             another module launches belongs to the one around it.
     """
     layers = _Layers(model, watched)
     with count_launches() as records, planned_for_gpu(), set_grad_enabled(loss is not None):
+        if loss is None:
+            model(images)  # what is folded into weights is folded once
         with layers.watched(records):
             output = model(images)
         if loss is not None:
@@ -192,6 +180,7 @@ class _Layers:
                 hand_over()
                 current = layer
 
+            hook.blind = True  # type: ignore[attr-defined]  # fused operations work on as if nobody were there
             return hook
 
         handles = [node.register_prehook(runs(layer)) for node, layer in self._owner.items()]
@@ -206,18 +195,3 @@ class _Layers:
 
 def _nodes(inputs: Sequence[Any]) -> set[Any]:
     return {x.grad_fn for x in inputs if isinstance(x, Tensor)}
-
-
-__all__ = [
-    "Ceilings",
-    "Cost",
-    "Layer",
-    "Record",
-    "count_launches",
-    "device_name",
-    "interpreting",
-    "known_ceilings",
-    "planned_for_gpu",
-    "summarise",
-    "total",
-]
