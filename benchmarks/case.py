@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,17 +19,52 @@ OURS, TORCH, STOCK = "tinyflow", "torch", "stock interpreter"
 
 @dataclass(frozen=True)
 class Scale:
-    """How large the problems are."""
+    """How large the problems are.
+
+    Attributes:
+        elements, side, batch, image, sequence, nodes: sizes of vectors, matrices, batches, images, sequences and graphs.
+        batches: those that throughput is measured at.
+        dtype: of what a model's layers work on.
+        half: whether models train and infer as a GPU's user has them: in mixed precision, their steps recorded; and
+            beside ``torch.compile`` too.
+    """
 
     elements: int = 1 << 20
     side: int = 1024
     batch: int = 32
     image: int = 64
+    sequence: int = 256
     nodes: int = 1000
+    batches: tuple[int, ...] = (1, 4, 16, 64)
+    dtype: torch.dtype = torch.float32
+    half: bool = False
+
+    @property
+    def tolerance(self) -> float:
+        """Of a result in ``dtype``, which both contenders round."""
+        return 1e-3 if self.dtype == torch.float32 else 2e-2
 
 
 FULL = Scale()
-QUICK = Scale(elements=1 << 10, side=32, batch=2, image=32, nodes=20)
+QUICK = Scale(elements=1 << 10, side=32, batch=2, image=32, sequence=16, nodes=20, batches=(1, 2))
+ON_GPU = Scale(
+    elements=1 << 27,
+    side=8192,
+    batch=256,
+    image=224,
+    sequence=4096,
+    batches=(1, 8, 32, 64, 128, 256, 512),
+    dtype=torch.bfloat16,
+    half=True,
+)
+QUICK_ON_GPU = dataclasses.replace(QUICK, dtype=torch.bfloat16, half=True)
+
+
+def scale_for(device: torch.device, quick: bool) -> Scale:
+    """The scale of a device's results, or of a trial."""
+    if device.type == "cuda":
+        return QUICK_ON_GPU if quick else ON_GPU
+    return QUICK if quick else FULL
 
 
 @dataclass(frozen=True)
@@ -42,8 +78,8 @@ class Input:
 
     def make(self, device: torch.device) -> torch.Tensor:
         if self.below is not None:
-            return torch.randint(self.below, self.shape).to(device, self.dtype)
-        return torch.randn(self.shape).to(device, self.dtype).contiguous(memory_format=self.layout)
+            return torch.randint(self.below, self.shape, device=device).to(self.dtype)
+        return torch.randn(self.shape, device=device).to(self.dtype).contiguous(memory_format=self.layout)
 
     def __str__(self) -> str:
         size = "×".join(map(str, self.shape)) or "scalar"
@@ -55,11 +91,14 @@ class Case:
     """A piece of work.
 
     Attributes:
-        contenders: setups by name; ``tinyflow`` and ``torch`` at least. Further torch variants are named ``torch …``.
+        contenders: setups by name; ``tinyflow`` and ``torch`` at least. Further torch variants are named ``torch …``. One
+            of torch's that does not work here is not measured; ours has to.
         inputs: what every setup is given; all contenders share the tensors.
         problem: the sizes, as the tables show them; by default those of the inputs.
         parts: how many nodes or launches one call does; times are given for one of them.
-        kernels: whether kernels run in it, so that Triton's own interpreter can be measured too.
+        stock: whether Triton's own interpreter is measured too, on a CPU.
+        images: how many a call works through, where that is what counts.
+        dtype: of the products, whose rate is their ceiling; by default that of the first input.
         on_host: whether it is the host's time that counts, on a GPU too.
         tolerance: the largest relative error between the contenders' results, in the Euclidean norm; None compares not.
     """
@@ -70,7 +109,9 @@ class Case:
     inputs: tuple[Input, ...] = ()
     problem: str = ""
     parts: int = 1
-    kernels: bool = True
+    stock: bool = True
+    images: int = 0
+    dtype: torch.dtype | None = None
     on_host: bool = False
     tolerance: float | None = 1e-3
 
@@ -82,11 +123,31 @@ class Case:
     def sizes(self) -> str:
         return self.problem or ", ".join(map(str, self.inputs))
 
-    def calls(self, device: torch.device) -> dict[str, Call]:
-        """Every contender's call, on the same seeded inputs."""
+    @property
+    def products(self) -> str:
+        """The name of the products' dtype."""
+        first = self.inputs[0].dtype if self.inputs else torch.float32
+        return str(self.dtype or first).removeprefix("torch.")
+
+    def calls(self, device: torch.device) -> tuple[dict[str, Call], dict[str, str]]:
+        """Every contender's call, on the same seeded inputs; and why the others have none."""
         torch.manual_seed(0)
         made = [x.make(device) for x in self.inputs]
-        return {name: setup(*made) for name, setup in self.contenders.items()}
+        calls, missing = {}, {}
+        for name, setup in self.contenders.items():
+            try:
+                calls[name] = setup(*made)
+            except Exception as error:
+                if name == OURS:
+                    raise
+                missing[name] = reason(error)
+        return calls, missing
+
+
+def reason(error: Exception) -> str:
+    """An error in one line."""
+    words = " ".join(str(error).split())
+    return f"{type(error).__name__}: {words[:300]}"
 
 
 def bound(function: Callable[..., Any], *settings: Any, **named: Any) -> Setup:

@@ -25,15 +25,29 @@ def value(record: Record, contender: str) -> float | None:
     return found["added"] if record["unit"] == "byte" else found[record["statistic"]] / record["parts"]
 
 
-def best_torch(record: Record) -> tuple[str, float]:
-    """The torch variant with the least figure."""
-    names = [name for name in record["contenders"] if name.split()[0] == TORCH]
-    return min(((name, value(record, name) or 0.0) for name in names), key=lambda pair: pair[1])
+def best_torch(record: Record) -> tuple[str, float] | None:
+    """The torch variant with the least figure, if one was measured."""
+    names = [name for name in record.get("contenders", {}) if name.split()[0] == TORCH]
+    found = [(name, value(record, name) or 0.0) for name in names]
+    return min(found, key=lambda pair: pair[1], default=None)
 
 
-def ratio(record: Record) -> float:
+def ratio(record: Record) -> float | None:
     """Ours over the best torch variant's: below 1 we are ahead."""
-    return (value(record, OURS) or 0.0) / max(best_torch(record)[1], 1e-12)
+    best = best_torch(record)
+    return None if best is None else (value(record, OURS) or 0.0) / max(best[1], 1e-12)
+
+
+def share(record: Record) -> float | None:
+    """The least time that our launches could take at the measured ceilings, over the time that they took."""
+    least, ours = record.get("floor_s"), value(record, OURS)
+    return None if not least or not ours or record["parts"] != 1 else least / ours
+
+
+def throughput(record: Record, contender: str) -> float | None:
+    """Images a second, where that is what counts."""
+    seconds = value(record, contender)
+    return record["images"] / seconds if record.get("images") and seconds else None
 
 
 def stock_ratio(record: Record) -> float | None:
@@ -71,6 +85,11 @@ def quantity(number: float | None, unit: str) -> str:
     return f"{three(number / size)} {name}"
 
 
+def percent(number: float | None) -> str:
+    """A share."""
+    return "" if number is None else f"{100 * number:.1f} %"
+
+
 def times(number: float | None) -> str:
     """A ratio."""
     return "" if number is None else f"{three(number)}×"
@@ -85,9 +104,10 @@ def line(record: Record) -> str:
     """A record in a few words."""
     if "error" in record:
         return f"FAILED, {record['error']}"
-    name, theirs = best_torch(record)
-    unit = record["unit"]
-    words = [f"{OURS} {quantity(value(record, OURS), unit)}", f"{name} {quantity(theirs, unit)}", times(ratio(record))]
+    best, unit = best_torch(record), record["unit"]
+    words = [f"{OURS} {quantity(value(record, OURS), unit)}"]
+    words.append(f"{TORCH} not measured" if best is None else f"{best[0]} {quantity(best[1], unit)}")
+    words += filter(None, (times(ratio(record)), percent(share(record))))
     if stock_ratio(record) is not None:
         words.append(f"{STOCK} {quantity(value(record, STOCK), unit)}")
     return ", ".join(words)

@@ -13,16 +13,19 @@ from typing import Any
 
 import torch
 
-from benchmarks.case import OURS, TORCH, Scale
+from benchmarks.case import OURS, TORCH
 
 
 @dataclass(frozen=True)
 class MemoryCase:
-    """What three training steps of ResNet18 add to the memory that the process had before the model was made."""
+    """What three training steps of a model add to the memory that the process had before the model was made."""
 
     family: str
     name: str
-    scale: Scale
+    model: str
+    batch: int
+    image: int
+    half: bool = False
 
     @property
     def key(self) -> str:
@@ -30,15 +33,15 @@ class MemoryCase:
 
     @property
     def sizes(self) -> str:
-        return f"{self.scale.batch}×3×{self.scale.image}×{self.scale.image}"
+        return f"{self.batch}×3×{self.image}×{self.image}"
 
     def measure(self) -> dict[str, Any]:
         """The record for the result file."""
         return {"unit": "byte", "contenders": {name: self._in_process(name) for name in (OURS, TORCH)}}
 
     def _in_process(self, contender: str) -> dict[str, int]:
-        size = ["--batch", str(self.scale.batch), "--image", str(self.scale.image)]
-        command = [sys.executable, "-m", "benchmarks.peak_memory", contender, *size]
+        size = ["--model", self.model, "--batch", str(self.batch), "--image", str(self.image)]
+        command = [sys.executable, "-m", "benchmarks.peak_memory", contender, *size, *["--half"] * self.half]
         root = Path(__file__).resolve().parent.parent
         found = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
         if found.returncode:
@@ -57,7 +60,7 @@ def _resident(field: str) -> int:
     return int(found.group(1)) * 1024
 
 
-def _measure(contender: str, batch: int, image: int) -> dict[str, int]:
+def _measure(contender: str, model: str, batch: int, image: int, half: bool) -> dict[str, int]:
     import tinyflow
     from benchmarks.cases import training
 
@@ -65,8 +68,12 @@ def _measure(contender: str, batch: int, image: int) -> dict[str, int]:
     images = torch.randn(batch, 3, image, image).to(device)
     labels = torch.randint(1000, (batch,)).to(device)
     before = torch.cuda.memory_allocated(device) if device.type == "cuda" else _resident("VmRSS")
-    kind = training.TrainingStep if contender == OURS else training.TorchTrainingStep
-    step = kind(images, labels)
+    step: Any
+    if contender == OURS:
+        step = training.TrainingStep(images, labels, model=model, half=half)
+    else:
+        memory_format = torch.channels_last if half else torch.contiguous_format
+        step = training.TorchTrainingStep(images, labels, memory_format, model=model, half=half)
     for _ in range(3):
         step()
     peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _resident("VmHWM")
@@ -76,10 +83,13 @@ def _measure(contender: str, batch: int, image: int) -> dict[str, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("contender", choices=(OURS, TORCH))
+    parser.add_argument("--model", default="resnet18")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--image", type=int, default=64)
+    parser.add_argument("--half", action="store_true", help="products in bfloat16")
     arguments = parser.parse_args()
-    print(json.dumps(_measure(arguments.contender, arguments.batch, arguments.image)))
+    sizes = arguments.model, arguments.batch, arguments.image, arguments.half
+    print(json.dumps(_measure(arguments.contender, *sizes)))
 
 
 if __name__ == "__main__":

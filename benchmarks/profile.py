@@ -18,10 +18,10 @@ import torch
 
 import tinyflow
 from benchmarks import machine, torch_profile
-from benchmarks.case import FULL, QUICK, Call, Input, Scale
+from benchmarks.case import Call, Input, Scale, scale_for
 from benchmarks.cases.framework import launch_one_store
 from benchmarks.cases.training import TorchTrainingStep, TrainingStep
-from benchmarks.kernel_clock import KernelClock
+from benchmarks.kernel_clock import rows
 from benchmarks.results import FOLDER, FORMAT, PROFILE_SUFFIX, QUICK_FOLDER, now, write
 from tinyflow.kernels.memory import default_device_as
 
@@ -40,7 +40,8 @@ def measure(scale: Scale, steps: int) -> dict[str, Any]:
     torch.manual_seed(0)
     images = Input((scale.batch, 3, scale.image, scale.image)).make(device)
     labels = Input((scale.batch,), torch.int64, below=1000).make(device)
-    ours, theirs = TrainingStep(images, labels), TorchTrainingStep(images, labels, torch.channels_last)
+    ours = TrainingStep(images, labels, half=scale.half)
+    theirs = TorchTrainingStep(images, labels, torch.channels_last, half=scale.half)
     ours(), theirs()
     found, torch_found = [], []
     for _ in range(steps):  # in turns, so that both meet the same load
@@ -52,7 +53,7 @@ def measure(scale: Scale, steps: int) -> dict[str, Any]:
         "format": FORMAT,
         "machine": machine.describe(),
         "date": now(),
-        "problem": f"ResNet18, {scale.batch}×3×{scale.image}×{scale.image}, float32",
+        "problem": f"ResNet18, {scale.batch}×3×{scale.image}×{scale.image}, {_precision(scale)}",
         "steps": steps,
         "framework_s": _framework(scale, steps),
         "one_launch_s": _one_launch(device),
@@ -64,23 +65,48 @@ def measure(scale: Scale, steps: int) -> dict[str, Any]:
     }
 
 
+def _precision(scale: Scale) -> str:
+    return "mixed precision" if scale.half else "float32"
+
+
 def _step(step: TrainingStep, device: torch.device) -> dict[str, Phase]:
     phases = {name: Phase() for name in ("forward", "backward", "update")}
     loss: Any = None
     for name, phase in phases.items():
         tinyflow.synchronize(device)
-        with KernelClock(device) as clock:
-            start = time.perf_counter()
+        with tinyflow.profile() as taken:
+            start = _Moment(device)
             if name == "forward":
                 loss = step.forward()
             elif name == "backward":
                 step.backward(loss)
             else:
                 step.update()
+            stop = _Moment(device, ahead=False)
             tinyflow.synchronize(device)
-            phase.seconds = time.perf_counter() - start
-        phase.kernels = clock.rows()
+            phase.seconds = stop.since(start)
+        phase.kernels = rows(taken)
     return phases
+
+
+class _Moment:
+    """A moment: of the host, or in the device's queue, which then is first kept busy, so that the host runs ahead."""
+
+    _CYCLES = 300_000_000
+
+    def __init__(self, device: torch.device, ahead: bool = True) -> None:
+        self._event: torch.cuda.Event | None = None
+        self._time = time.perf_counter()
+        if device.type == "cuda":
+            if ahead:
+                torch.cuda._sleep(self._CYCLES)
+            self._event = torch.cuda.Event(enable_timing=True)
+            self._event.record()
+
+    def since(self, other: _Moment) -> float:
+        if self._event is None or other._event is None:
+            return self._time - other._time
+        return other._event.elapsed_time(self._event) / 1e3
 
 
 def _framework(scale: Scale, steps: int) -> float:
@@ -89,7 +115,7 @@ def _framework(scale: Scale, steps: int) -> float:
     images = torch.empty(scale.batch, 3, scale.image, scale.image, device=meta)
     labels = torch.empty(scale.batch, dtype=torch.int64, device=meta)
     with default_device_as(meta):
-        step = TrainingStep(images, labels)
+        step = TrainingStep(images, labels, half=scale.half)
         step()
         return min(_seconds(step) for _ in range(steps))
 
@@ -131,7 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=5, help="of which the fastest is shown")
     parser.add_argument("--output", type=Path, help="folder of the result file")
     options = parser.parse_args(arguments)
-    found = measure(QUICK if options.quick else FULL, options.steps)
+    found = measure(scale_for(tinyflow.get_default_device(), options.quick), options.steps)
     folder = options.output or (QUICK_FOLDER if options.quick else FOLDER)
     path = folder / (machine.slug(found["machine"]) + PROFILE_SUFFIX)
     write(path, found)

@@ -24,7 +24,7 @@ def now() -> str:
 
 
 class Results:
-    """Records by key, on disk after every change.
+    """Records by key, with the ceilings of the device, on disk after every change.
 
     A file that another machine, or the same with other versions, has written is not added to: it starts afresh.
     Records stand in the order of ``keys``, whichever was made first; those of cases that are no more are dropped.
@@ -35,15 +35,36 @@ class Results:
         self.machine = machine
         self._keys = keys
         self.cases: dict[str, Any] = {}
+        self.ceilings: dict[str, Any] = {}
+        self.begun: dict[str, int] = {}
         if path.exists():
             found = read(path)
             if found["machine"] == machine:
                 self.cases = found["cases"]
+                self.ceilings = found.get("ceilings", {})
+                self.begun = found.get("begun", {})
+
+    def begin(self, key: str) -> int:
+        """Notes that a case is begun; returns how often it was before without an end."""
+        before = self.begun.get(key, 0)
+        self.begun[key] = before + 1
+        self._write()
+        return before
 
     def add(self, key: str, record: dict[str, Any]) -> None:
         records = {**self.cases, key: record}
         self.cases = {k: records[k] for k in self._keys if k in records}
-        write(self.path, {"format": FORMAT, "machine": self.machine, "cases": self.cases})
+        self.begun.pop(key, None)
+        self._write()
+
+    def set_ceilings(self, found: dict[str, Any]) -> None:
+        self.ceilings = found
+        self._write()
+
+    def _write(self) -> None:
+        begun = {"begun": self.begun} if self.begun else {}
+        content = {"format": FORMAT, "machine": self.machine, "ceilings": self.ceilings, **begun, "cases": self.cases}
+        write(self.path, content)
 
 
 def files(folder: Path) -> list[Path]:

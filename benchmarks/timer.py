@@ -124,7 +124,7 @@ class DeviceTimer:
     """Device events around each call, with the last-level cache emptied before it. The median counts."""
 
     statistic = "median_s"
-    _FLUSH_BYTES = 256 << 20
+    _FLUSH_BYTES = 512 << 20  # also the time in which the host may get ahead
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -157,3 +157,14 @@ def timer_for(device: torch.device, on_host: bool) -> Timer:
     if device.type != "cuda":
         return HostTimer()
     return HostTimer(lambda: torch.cuda.synchronize(device)) if on_host else DeviceTimer(device)
+
+
+def device_is_lost() -> bool:
+    """Whether an error has left the GPU of no more use to this process."""
+    if not torch.cuda.is_initialized():
+        return False
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import tyro
+with contextlib.suppress(ModuleNotFoundError):  # only the command line reads the annotations that name it
+    import tyro
 
 #: Where ``train`` leaves the digits' best checkpoint, and ``evaluate`` and ``predict`` look for one.
 DEFAULT_CHECKPOINT = Path("runs/digits/best.safetensors")
@@ -53,9 +55,9 @@ class Train:
     device: str | None = None
     """Where to compute; left out, the GPU if there is one, else the CPU."""
     amp: bool | None = None
-    """Compute products in bfloat16 (--amp), for speed on a GPU; left out, in float32."""
+    """Compute products in bfloat16 (--amp) or in float32 (--no-amp); left out, in bfloat16 on a GPU."""
     capture: bool | None = None
-    """Record the training step once and replay it (--capture), for speed on a GPU; left out, every step runs anew."""
+    """Record the training step once and replay it (--capture) or run each anew (--no-capture); left out, record on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,10 @@ class Tune:
     """How often a candidate is timed; the median counts."""
     out: Path | None = None
     """The table to write or to add to; left out, the one that ships for this GPU."""
+    resume: bool = False
+    """Leave out what the table has already."""
+    seconds: float = float("inf")
+    """Begin no problem after this time; what was found is kept, and --resume goes on."""
     device: str | None = None
     """Where to measure; left out, the GPU if there is one, else the CPU."""
 

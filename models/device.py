@@ -23,3 +23,8 @@ def choose_device(name: str | None) -> tinyflow.device:
     except (RuntimeError, ValueError, AssertionError) as error:
         raise InputError(f"--device {name}: {error}") from None
     return device
+
+
+def is_gpu(device: tinyflow.device) -> bool:
+    """True where half precision and recorded steps make training faster."""
+    return device.type == "cuda"

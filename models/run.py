@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +12,17 @@ import numpy as np
 
 import tinyflow
 from tinyflow import optim
-from tinyflow.capture import Captured
 from tinyflow.data import Augment, Loader, Normalize, Splits
 from tinyflow.models import checkpoint, metrics, plot
 from tinyflow.models.catalogue import build
 from tinyflow.models.classifier import Classifier, Preparation, judge
 from tinyflow.models.config import Train
-from tinyflow.models.device import choose_device
+from tinyflow.models.device import choose_device, is_gpu
 from tinyflow.models.display import Display, Status
 from tinyflow.models.errors import InputError, one_line
 from tinyflow.models.interrupt import Interruption
 from tinyflow.models.metrics import EpochMetrics
+from tinyflow.models.replay import Replayed
 from tinyflow.nn import functional as F
 
 LAST, BEST, METRICS, CURVE = "last.safetensors", "best.safetensors", "metrics.jsonl", "learning_curve.png"
@@ -57,10 +57,12 @@ class Run:
 
     def __init__(self, config: Train, splits: Splits, out: Path, weights: str | None = None) -> None:
         tinyflow.manual_seed(config.seed)
+        device = choose_device(config.device)
+        # what computes is the run's own, and is saved with it: it goes on in the same precision on any device
+        config = replace(config, amp=is_gpu(device) if config.amp is None else config.amp)
         self.config = config
         self.out = out
         self.data = splits.name
-        device = choose_device(config.device)
         data = splits.train
         size = data.image_size
         augment = Augment(
@@ -85,9 +87,8 @@ class Run:
         self.history: list[EpochMetrics] = []
         self._unread: list[tuple[tinyflow.Tensor, tinyflow.Tensor, int]] = []
         self._pace = Pace()
-        self.amp = bool(config.amp)
-        self.captures = bool(config.capture)
-        self._captured: Captured | None = None
+        self.captures = is_gpu(device) if config.capture is None else config.capture
+        self._replayed: Replayed | None = None
 
     # ---- state ---------------------------------------------------------------------------------------------------
 
@@ -169,7 +170,7 @@ class Run:
         reads_wait = self.classifier.device.type == "cuda"
         started = time.perf_counter()
         for pixels, labels in self.loader:
-            self._step(pixels, labels)
+            self._step(pixels, labels, display.say)
             if not reads_wait or len(self._unread) == _READ_EVERY or not self.running.images:
                 self._read()
             finished = time.perf_counter()
@@ -185,16 +186,15 @@ class Run:
             started = time.perf_counter()
         self._read()
 
-    def _step(self, pixels: np.ndarray, labels: np.ndarray) -> None:
+    def _step(self, pixels: np.ndarray, labels: np.ndarray, say: Callable[[str], None]) -> None:
         images, target = (tinyflow.from_numpy(np.ascontiguousarray(x)) for x in (pixels, labels))
-        if not self.captures:
-            device = self.classifier.device
-            loss, correct = self._learn(images.to(device), target.to(device))
+        device = self.classifier.device
+        if self.captures:
+            if self._replayed is None:
+                self._replayed = Replayed(self._learn, self.model, self.optimizer, device, say)
+            loss, correct = self._replayed(images, target)
         else:
-            if self._captured is None:
-                examples = (x.to(self.classifier.device) for x in (images, target))
-                self._captured = tinyflow.capture(self._learn, *examples)
-            loss, correct = (y.clone() for y in self._captured(images, target))  # the next call overwrites them
+            loss, correct = self._learn(images.to(device), target.to(device))
         if self.schedule is not None:
             self.schedule.step()
         self._unread.append((loss, correct, len(labels)))
@@ -210,7 +210,7 @@ class Run:
         return loss.detach(), logits.detach().argmax(1).eq(target).sum()
 
     def _precision(self) -> tinyflow.autocast:
-        return tinyflow.autocast(self.classifier.device.type, dtype=tinyflow.bfloat16, enabled=self.amp)
+        return tinyflow.autocast(self.classifier.device.type, dtype=tinyflow.bfloat16, enabled=bool(self.config.amp))
 
     def _read(self) -> None:
         """Adds to the sums what the device has computed since the last read."""

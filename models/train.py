@@ -47,7 +47,7 @@ def train(config: Train) -> int:
     with Display() as display, watch() as interruption:
         display.say(
             f"{config.model} on {splits.name}, on {run.classifier.device}: {len(splits.train):,} images to learn from, "
-            f"{len(splits.test):,} to test, {len(splits.train.classes)} classes, {run.steps:,} steps"
+            f"{len(splits.test):,} to test, {len(splits.train.classes)} classes, {run.steps:,} steps{_manner(run)}"
         )
         try:
             run.run(display, interruption)
@@ -61,6 +61,12 @@ def train(config: Train) -> int:
         f"{out} holds {BEST}, {LAST}, {METRICS} and {CURVE}"
     )
     return 0
+
+
+def _manner(run: Run) -> str:
+    """How the steps are computed, where that is not in float32 one by one."""
+    words = [", products in bfloat16"] * bool(run.config.amp) + [", the step recorded"] * run.captures
+    return "".join(words)
 
 
 def _folder(config: Train) -> Path:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from importlib import metadata
+from pathlib import Path
 
 import tinyflow
 from tinyflow import nn, profiler, tuning
@@ -18,7 +20,7 @@ _PACKAGES = ("torch", "triton")
 
 
 def tune(config: Tune) -> int:
-    """Runs the program; returns its exit code: 1 if no candidate of some problem was right.
+    """Runs the program; returns its exit code: 1 if no candidate of some problem was right, 3 if time ran out.
 
     Raises:
         InputError: if there is no such model, kernel or device, or the table cannot be written.
@@ -43,7 +45,7 @@ def tune(config: Tune) -> int:
 
 
 def calls_of_a_step(config: Tune) -> list[Call]:
-    """The launchers of one training step, on the ``meta`` device."""
+    """The launchers of one training step and of inference, on the ``meta`` device."""
     before = tinyflow.get_default_device()
     tinyflow.set_default_device("meta")
     try:
@@ -53,6 +55,8 @@ def calls_of_a_step(config: Tune) -> list[Call]:
         labels = tinyflow.empty((config.batch_size,), dtype=tinyflow.int64)
         with profiler.planned_for_gpu(), tuning.recorded() as calls:
             nn.functional.cross_entropy(model(images), labels).backward()
+            with tinyflow.inference_mode():
+                model.eval()(images)
         return calls
     except (ValueError, RuntimeError) as error:
         size = f"{config.batch_size} images of {config.image_size}×{config.image_size}"
@@ -65,8 +69,24 @@ def _tune(found: Sequence[Problem], device: tinyflow.device, config: Tune) -> in
     path = config.out or tuning.table_of(device)
     name = profiler.device_name(device)
     versions = {"tinyflow": tinyflow.__version__, **{package: metadata.version(package) for package in _PACKAGES}}
+    table = _table(path, name) if config.resume else {}
+    missing = [p for p in found if p.problem not in table.get(p.configs.kernel, {})]
+    begun = _Begun(path) if config.resume else None
+    end = time.monotonic() + config.seconds
     failed = 0
-    for count, problem in enumerate(found, 1):
+    for count, problem in enumerate(missing, len(found) - len(missing) + 1):
+        if time.monotonic() > end:
+            print(
+                f"tinyflow tune: time ran out before problem {count} of {len(found)}; go on with --resume",
+                file=sys.stderr,
+            )
+            return 3
+        if begun is not None and begun.again(problem):
+            print(
+                f"tinyflow tune: {problem.configs.kernel}: {problem.problem}: ended the process before", file=sys.stderr
+            )
+            failed += 1
+            continue
         trials = tuning.search(problem, device, config.rounds)
         print(f"[{count}/{len(found)}] {problem.configs.kernel}: {problem.problem}", flush=True)
         for trial in trials:
@@ -81,6 +101,31 @@ def _tune(found: Sequence[Problem], device: tinyflow.device, config: Tune) -> in
             raise InputError(f"--out {one_line(error)}") from None
     print(f"{len(found) - failed} of {len(found)} problems are in {path}")
     return 1 if failed else 0
+
+
+class _Begun:
+    """Problems that a resumed search has begun, beside its table: one that ends every process is left out in the end."""
+
+    _ATTEMPTS = 2
+
+    def __init__(self, path: Path) -> None:
+        self._path = path.with_name(f"{path.name}.begun")
+
+    def again(self, problem: Problem) -> bool:
+        """Notes that a problem is begun; True if that was done too often without an entry in the table."""
+        line = f"{problem.configs.kernel} {problem.problem}\n"
+        before = self._path.read_text(encoding="utf-8") if self._path.exists() else ""
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write(line)
+        return before.splitlines(keepends=True).count(line) >= self._ATTEMPTS
+
+
+def _table(path: Path, device: str) -> Mapping[str, Mapping[str, object]]:
+    """What was found before."""
+    try:
+        return tuning.read(path, device)
+    except ValueError as error:
+        raise InputError(f"--out {one_line(error)}") from None
 
 
 def _described(trial: Trial) -> str:

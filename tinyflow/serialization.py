@@ -1,7 +1,8 @@
 """Tensors to files and back: safetensors, written whole or not at all, and what torch saved.
 
 Reading runs no code from the file: safetensors holds none, and torch's own format is read with its safe loader, which
-refuses everything but tensors and plain containers.
+refuses everything but tensors and plain containers. The safetensors package, which takes and gives torch tensors as handles
+and moves bytes only, is loaded where a file is: what computes does without it.
 """
 
 from __future__ import annotations
@@ -13,9 +14,6 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-
-import safetensors
-import safetensors.torch  # takes and gives torch tensors as handles, and moves bytes only
 
 from tinyflow.kernels import memory
 from tinyflow.ops.creation import from_torch
@@ -82,6 +80,8 @@ def save(state: Mapping[str, Tensor], path: PathLike, metadata: Mapping[str, str
         if any(memory.same_storage(buffer, other) for other in buffers.values()):
             buffer = value.detach().cpu().contiguous().clone().to_torch()
         buffers[name] = buffer
+    import safetensors.torch
+
     with replacing(path) as unfinished:
         safetensors.torch.save_file(buffers, unfinished, dict(metadata or {}))
 
@@ -119,6 +119,8 @@ def _load_torch(source: Path) -> dict[str, Tensor]:
 
 def load_metadata(path: PathLike) -> dict[str, str]:
     """The texts that :func:`save` was given."""
+    import safetensors
+
     with safetensors.safe_open(path, framework="pt", device="cpu") as file:
         return dict(file.metadata() or {})
 
@@ -129,6 +131,8 @@ def download_folder() -> Path:
 
 
 def _load_safetensors(source: Path) -> dict[str, Tensor]:
+    import safetensors
+
     try:
         entries = safetensors.deserialize(source.read_bytes())
     except safetensors.SafetensorError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ def recorded() -> Iterator[list[Call]]:
     """Collects the launchers that operations call in a block, with their arguments, those that do the same once."""
     calls: dict[str, Call] = {}
 
-    def observe(launcher: Callable[..., Any], args: Sequence[Any], named: Mapping[str, Any]) -> None:
-        call = Call(launcher, tuple(args), dict(named))
+    def observe(op: define.Op, args: Sequence[Any], named: Mapping[str, Any]) -> None:
+        call = Call(op.launcher, tuple(args), dict(named))
         calls.setdefault(call.label, call)
 
     found: list[Call] = []
@@ -34,6 +34,15 @@ def recorded() -> Iterator[list[Call]]:
 def table_of(device: str | memory.device | None) -> Path:
     """Where the table lies that ships for a device."""
     return tuned.FOLDER / tuned.file_name(memory.device_name(memory.as_device(device)))
+
+
+def read(path: Path, device: str) -> Mapping[str, Mapping[str, Any]]:
+    """The table at ``path`` by kernel and problem; empty where there is none.
+
+    Raises:
+        ValueError: if the table is another device's, or no table.
+    """
+    return tuned.read(path, device)
 
 
 def write(path: Path, device: str, versions: Mapping[str, str], problem: Problem, best: Trial) -> None:
@@ -53,4 +62,4 @@ def write(path: Path, device: str, versions: Mapping[str, str], problem: Problem
     problem.configs.forget_tables()
 
 
-__all__ = ["Call", "Configs", "Problem", "Trial", "problems", "recorded", "search", "table_of", "write"]
+__all__ = ["Call", "Configs", "Problem", "Trial", "problems", "read", "recorded", "search", "table_of", "write"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.case import Case, Scale
-from benchmarks.cases import convolution, framework, operations, training
+from benchmarks.cases import convolution, framework, fused, operations, training
 from benchmarks.peak_memory import MemoryCase
 
 
@@ -12,6 +12,7 @@ def table(scale: Scale) -> list[Case | MemoryCase]:
     return [
         *operations.cases(scale),
         *convolution.cases(scale),
+        *fused.cases(scale),
         *framework.cases(scale),
         *training.cases(scale),
     ]

@@ -54,9 +54,9 @@ def _directions(layer: Layer, scale: Scale) -> list[Case]:
     stride, padding = layer.stride, layer.padding
     side = max(scale.image // layer.reduced, 1)
     out = (side + 2 * padding - layer.kernel) // stride + 1
-    x = Input((scale.batch, layer.channels, side, side), layout=_LAST)
-    weight = Input((layer.filters, layer.channels, layer.kernel, layer.kernel), layout=_LAST)
-    grad = Input((scale.batch, layer.filters, out, out), layout=_LAST)
+    x = Input((scale.batch, layer.channels, side, side), dtype=scale.dtype, layout=_LAST)
+    weight = Input((layer.filters, layer.channels, layer.kernel, layer.kernel), scale.dtype, _LAST)
+    grad = Input((scale.batch, layer.filters, out, out), scale.dtype, _LAST)
 
     def backward(want_input: bool) -> Setup:
         mask = [want_input, not want_input, False]
@@ -94,7 +94,7 @@ def _directions(layer: Layer, scale: Scale) -> list[Case]:
             {OURS: ours, TORCH: theirs},
             inputs,
             problem=problem,
-            tolerance=1e-2,  # a GPU may round factors to TF32
+            tolerance=max(scale.tolerance, 1e-2),  # a GPU may round factors to TF32
         )
         for direction, (ours, theirs, inputs) in directions.items()
     ]

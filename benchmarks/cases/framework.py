@@ -27,7 +27,7 @@ def _engine(scale: Scale) -> list[Case]:
             {OURS: lambda: ours, TORCH: lambda: theirs},
             problem=f"{scale.nodes} nodes",
             parts=scale.nodes,
-            kernels=False,
+            stock=False,
             on_host=True,
             tolerance=None,
         )

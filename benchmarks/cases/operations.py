@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F
 
 import tinyflow
-from benchmarks.case import OURS, TORCH, Call, Case, Input, Scale, bound, case
+from benchmarks.case import OURS, TORCH, Call, Case, Input, Scale, Setup, bound, case
 from tinyflow.kernels import (
     arithmetic,
+    attention,
     batch_norm,
     elementwise,
     loss,
     matmul,
-    optimizer,
     pooling,
     random,
     reduction,
@@ -35,6 +35,7 @@ def cases(scale: Scale) -> list[Case]:
         *_copies(scale),
         *_reductions(scale),
         *_products(scale),
+        *_attention(scale),
         *_batch_norm(scale),
         *_pooling(scale),
         *_softmax(scale),
@@ -91,7 +92,13 @@ def _reductions(scale: Scale) -> list[Case]:
         make("sum", reduction.sum, torch.sum, square, tolerance=1e-2),  # a sum of normals is small beside its terms
         make("sum of columns", lambda x: reduction.sum(x, 0), lambda x: x.sum(0), square),
         make("sum of rows", lambda x: reduction.sum(x, 1), lambda x: x.sum(1), square),
-        make("mean of maps", lambda x: reduction.mean(x, (2, 3)), lambda x: x.mean((2, 3)), maps),
+        make(
+            "mean of maps",
+            lambda x: reduction.mean(x, (2, 3)),
+            lambda x: x.mean((2, 3)),
+            maps,
+            tolerance=scale.tolerance,
+        ),
         make("variance of rows", lambda x: reduction.var(x, 1), lambda x: x.var(1), square),
         make("maximum of rows", lambda x: reduction.amax(x, 1), lambda x: x.amax(1), square),
         make("argmax of rows", lambda x: reduction.argmax(x, 1), lambda x: x.argmax(1), square),
@@ -99,34 +106,78 @@ def _reductions(scale: Scale) -> list[Case]:
 
 
 def _products(scale: Scale) -> list[Case]:
-    make = functools.partial(case, "matmul")
+    make = functools.partial(case, "matmul", tolerance=scale.tolerance)
+
+    def matrix(*shape: int) -> Input:
+        return Input(shape, scale.dtype)
+
     sides = [n for n in (scale.side // 8, scale.side // 2, scale.side) if n]
-    square = [make(f"{n} cubed", matmul.matmul, torch.matmul, Input((n, n)), Input((n, n))) for n in sides]
-    n = scale.side // 2
+    square = [make(f"{n} cubed", matmul.matmul, torch.matmul, matrix(n, n), matrix(n, n)) for n in sides]
+    n, m = scale.side // 2, scale.side // 8
     return [
         *square,
         make(
             "transposed factor",
             lambda a, b: matmul.matmul(a, b.t()),
             lambda a, b: a @ b.t(),
-            Input((n, n)),
-            Input((n, n)),
+            matrix(n, n),
+            matrix(n, n),
         ),
-        make("batch of 16", matmul.matmul, torch.matmul, Input((16, n // 4, n // 4)), Input((16, n // 4, n // 4))),
+        make("batch of 16", matmul.matmul, torch.matmul, matrix(16, m, m), matrix(16, m, m)),
+        make("a matrix and few columns", matmul.matmul, torch.matmul, matrix(n, n), matrix(n, 16)),
         make(
             "classifier",
             lambda x, w, b: matmul.matmul(x, w.t(), b),
             lambda x, w, b: F.linear(x, w, b),
-            Input((scale.batch, 512)),
-            Input((1000, 512)),
-            Input((1000,)),
+            matrix(scale.batch, 512),
+            matrix(1000, 512),
+            matrix(1000),
         ),
     ]
 
 
+def _attention(scale: Scale) -> list[Case]:
+    """Of four heads, as a model calls it: the gradient's case runs forwards too."""
+    heads = Input((4, 4, scale.sequence, 64), scale.dtype)
+    names = {"forward": False, "causal": True}
+    forward = [
+        case(
+            "attention",
+            name,
+            lambda q, k, v, causal=causal: attention.attention(q[:, :, None], k, v, is_causal=causal, scale=0.125)[0][
+                :, :, 0
+            ],
+            lambda q, k, v, causal=causal: F.scaled_dot_product_attention(q, k, v, is_causal=causal),
+            heads,
+            heads,
+            heads,
+            tolerance=scale.tolerance,
+        )
+        for name, causal in names.items()
+    ]
+
+    def ours(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> Call:
+        q, grad = q[:, :, None], torch.ones_like(q[:, :, None])
+
+        def both() -> torch.Tensor:
+            out, lse = attention.attention(q, k, v, scale=0.125)
+            return attention.attention_grad(grad, q, k, v, None, out, lse, scale=0.125)[0][:, :, 0]
+
+        return both
+
+    def theirs(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> Call:
+        operands = [x.clone().requires_grad_() for x in (q, k, v)]
+        grad = torch.ones_like(q)
+        return lambda: torch.autograd.grad(F.scaled_dot_product_attention(*operands), operands, grad)
+
+    both = {OURS: ours, TORCH: theirs}
+    # with equal gradients the query's gradient is a difference of sums that nearly cancel
+    return [*forward, Case("attention", "forward and gradients", both, (heads,) * 3, tolerance=20 * scale.tolerance)]
+
+
 def _maps(scale: Scale, channels: int, reduced: int) -> Input:
     side = scale.image // reduced
-    return Input((scale.batch, channels, side, side), layout=torch.channels_last)
+    return Input((scale.batch, channels, side, side), scale.dtype, torch.channels_last)
 
 
 def _batch_norm(scale: Scale) -> list[Case]:
@@ -140,8 +191,15 @@ def _batch_norm(scale: Scale) -> list[Case]:
             maps,
             vector,
             vector,
+            tolerance=scale.tolerance,
         ),
-        Case("batch_norm", "gradients", {OURS: _norm_gradients, TORCH: _torch_norm_gradients}, (maps, maps, vector)),
+        Case(
+            "batch_norm",
+            "gradients",
+            {OURS: _norm_gradients, TORCH: _torch_norm_gradients},
+            (maps, maps, vector),
+            tolerance=scale.tolerance,
+        ),
         case(
             "batch_norm",
             "inference",
@@ -150,6 +208,7 @@ def _batch_norm(scale: Scale) -> list[Case]:
             maps,
             vector,
             vector,
+            tolerance=scale.tolerance,
         ),
     ]
 
@@ -181,6 +240,7 @@ def _pooling(scale: Scale) -> list[Case]:
             "maximum 3×3/2, gradient",
             {OURS: _max_pool_gradient, TORCH: _torch_max_pool_gradient},
             (pooled, maps),
+            tolerance=scale.tolerance,
         ),
         case(
             "pooling",
@@ -188,6 +248,7 @@ def _pooling(scale: Scale) -> list[Case]:
             lambda x: pooling.avg_pool2d(x, 2),
             lambda x: F.avg_pool2d(x, 2),
             maps,
+            tolerance=scale.tolerance,
         ),
         case(
             "pooling",
@@ -195,6 +256,7 @@ def _pooling(scale: Scale) -> list[Case]:
             lambda g: pooling.avg_pool2d_input_grad(g, maps.shape, 2),
             _torch_mean_pool_gradient,
             pooled,
+            tolerance=scale.tolerance,
         ),
     ]
 
@@ -211,7 +273,7 @@ def _torch_max_pool_gradient(grad: torch.Tensor, x: torch.Tensor) -> Call:
 
 def _torch_mean_pool_gradient(grad: torch.Tensor) -> torch.Tensor:
     n, c, h, w = grad.shape
-    x = torch.empty((n, c, 2 * h, 2 * w), device=grad.device, memory_format=torch.channels_last)
+    x = torch.empty((n, c, 2 * h, 2 * w), dtype=grad.dtype, device=grad.device, memory_format=torch.channels_last)
     return _aten.avg_pool2d_backward(grad, x, [2, 2], [2, 2], [0, 0], False, True, None)
 
 
@@ -253,42 +315,49 @@ def _torch_cross_entropy_gradient(x: torch.Tensor, target: torch.Tensor) -> Call
 
 
 def _optimizer() -> list[Case]:
+    """An update of all of ResNet18's parameters."""
     with default_device_as("meta"):
         shapes = [tuple(p.shape) for p in resnet18().parameters()]
     elements = sum(p.numel() for p in map(torch.Size, shapes))
-    settings: dict[str, Any] = {"lr": 1e-3, "momentum": 0.9, "weight_decay": 1e-4}
+    make = functools.partial(
+        Case,
+        "optimizer",
+        inputs=tuple(map(Input, shapes)),
+        problem=f"{len(shapes)} tensors, {elements:,} elements",
+        tolerance=1e-5,
+    )
+    sgd: dict[str, Any] = {"lr": 1e-3, "momentum": 0.9, "weight_decay": 1e-4}
+    return [
+        make("SGD with momentum", _updates("SGD", sgd)),
+        make("Adam", _updates("Adam", {"lr": 1e-3}), stock=False),
+        make("AdamW", _updates("AdamW", {"lr": 1e-3, "weight_decay": 1e-2}), stock=False),
+    ]
+
+
+def _updates(name: str, settings: dict[str, Any]) -> dict[str, Setup]:
+    """Ours, torch's, and torch's in one kernel."""
 
     def ours(*parameters: torch.Tensor) -> Call:
-        own, gradients, buffers = ([p.clone() for p in parameters] for _ in range(3))
-
-        def step() -> torch.Tensor:
-            optimizer.sgd(own, gradients, buffers, **settings)
-            return own[0]
-
-        return step
-
-    def theirs(*parameters: torch.Tensor) -> Call:
-        own = [p.clone().requires_grad_() for p in parameters]
-        sgd = torch.optim.SGD(own, **settings)
+        own = [tinyflow.from_torch(p.clone()).requires_grad_() for p in parameters]
         for p in own:
             p.grad = p.detach().clone()
+        return _stepping(getattr(tinyflow.optim, name)(own, **settings), own[0])
 
-        def step() -> torch.Tensor:
-            sgd.step()
-            return own[0]
+    def theirs(*parameters: torch.Tensor, **how: bool) -> Call:
+        own = [p.clone().requires_grad_() for p in parameters]
+        for p in own:
+            p.grad = p.detach().clone()
+        return _stepping(getattr(torch.optim, name)(own, **settings, **how), own[0])
 
-        return step
+    return {OURS: ours, TORCH: theirs, f"{TORCH} fused": functools.partial(theirs, fused=True)}
 
-    return [
-        Case(
-            "optimizer",
-            "SGD with momentum, ResNet18",
-            {OURS: ours, TORCH: theirs},
-            tuple(map(Input, shapes)),
-            problem=f"{len(shapes)} tensors, {elements:,} elements",
-            tolerance=None,  # the first step differs by what the momentum buffers held before it
-        )
-    ]
+
+def _stepping(optimizer: Any, result: Any) -> Call:
+    def step() -> Any:
+        optimizer.step()
+        return result
+
+    return step
 
 
 def _random(scale: Scale) -> list[Case]:

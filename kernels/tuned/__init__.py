@@ -36,21 +36,31 @@ def current_device() -> str:
     return memory.device_name(memory.get_default_device())
 
 
+def read(path: Path, device: str) -> dict[str, dict[str, Any]]:
+    """The table at ``path`` by kernel and problem; empty where there is none.
+
+    Raises:
+        ValueError: if the table is another device's, or no table.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+        owner, kernels = table["device"], dict(table["kernels"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no table of configurations: {error!r}") from None
+    if owner != device:
+        raise ValueError(f"{path} is the table of '{owner}', not of '{device}'")
+    return kernels
+
+
 def write(path: Path, device: str, versions: Mapping[str, str], kernels: Mapping[str, Mapping[str, Any]]) -> None:
     """Adds what was found to the table at ``path``, or starts one; the file is replaced as a whole.
 
     Raises:
         ValueError: if the table is another device's, or no table.
     """
-    merged: dict[str, dict[str, Any]] = {}
-    if path.is_file():
-        try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-            owner, merged = before["device"], before["kernels"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is no table of configurations: {error!r}") from None
-        if owner != device:
-            raise ValueError(f"{path} is the table of '{owner}', not of '{device}'")
+    merged = read(path, device)
     for kernel, entries in kernels.items():
         merged.setdefault(kernel, {}).update(entries)
     table = {

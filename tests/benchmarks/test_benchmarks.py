@@ -5,21 +5,19 @@ from __future__ import annotations
 import json
 import re
 import time
-from pathlib import Path
 
 import pytest
 import torch
 
 import tinyflow
-from benchmarks import figures, measure, profile, report, run
-from benchmarks.case import OURS, QUICK, STOCK, TORCH, Case, Input, Scale, case, relative_error, selected
-from benchmarks.cases import table
+from benchmarks import ceilings, compile_report, figures, goals, measure, pictures, profile, quotes, report, run
+from benchmarks.case import ON_GPU, OURS, QUICK, QUICK_ON_GPU, STOCK, TORCH, Case, Input, case, relative_error, selected
+from benchmarks.cases import table, training
 from benchmarks.peak_memory import MemoryCase
 from benchmarks.results import FOLDER, Results, files, read
 from benchmarks.timer import QUICK_EFFORT, Contender, Effort, HostTimer
 from tinyflow import profiler
 
-NOTES = Path(run.__file__).with_name("NOTES.md")
 MACHINE = {
     "device": "a device",
     "kind": "cpu",
@@ -74,10 +72,12 @@ def test_the_report_is_made_from_the_file_alone(measured, capsys):
     row = next(line for line in text.splitlines() if line.startswith("| add |"))
     for figure in (figures.quantity(figures.value(record, OURS), "second"), figures.times(figures.ratio(record))):
         assert figure in row
-    pictures = re.findall(r"\]\(([^)]*\.png)\)", text)
-    assert len(pictures) == len(FAMILIES)
-    for picture in pictures:
+    drawn = re.findall(r"\]\(([^)]*\.png)\)", text)
+    assert len(drawn) == len(FAMILIES)  # and the roofline; the launcher's one figure needs none
+    for picture in drawn:
         assert (measured / picture).read_bytes().startswith(b"\x89PNG")
+    share = figures.share(record)
+    assert share is not None and figures.percent(share) in row
 
 
 def test_a_run_goes_on_where_it_was(measured, tmp_path, monkeypatch, capsys):
@@ -156,7 +156,9 @@ def test_contenders_take_turns():
     order = []
     contenders = {name: Contender(lambda name=name: order.append(name)) for name in "ab"}
     HostTimer().time(contenders, Effort(seconds=1, turns=3, most=2, sample_s=0, pause_s=0))
-    assert "".join(order) == "aabb" + "aaabbb" * 3  # tried twice, then in turns of a call that is not timed and two samples
+    assert (
+        "".join(order) == "aabb" + "aaabbb" * 3
+    )  # tried twice, then in turns of a call that is not timed and two samples
     assert [len(c.samples) for c in contenders.values()] == [6, 6]
 
 
@@ -196,7 +198,7 @@ def test_the_profile_accounts_for_the_whole_step(tmp_path):
 
 
 def test_peak_memory_is_that_of_the_step():
-    record = MemoryCase("resnet18", "memory", Scale(batch=2, image=32)).measure()
+    record = MemoryCase("resnet18", "memory", "resnet18", batch=2, image=32).measure()
     parameters = 11_689_512 * 4
     for contender in (OURS, TORCH):
         assert record["contenders"][contender]["added"] > 3 * parameters  # values, gradients, momentum
@@ -209,11 +211,182 @@ def test_cases_have_names_of_their_own():
     assert all({OURS, TORCH} <= set(c.contenders) for c in table(QUICK) if isinstance(c, Case))
 
 
-def test_the_notes_quote_only_figures_that_were_measured():
-    """Every figure with a unit in the notes stands in a report; after a new run the notes are to be read again."""
-    reports = "\n".join(p.read_text() for p in FOLDER.glob("*.md"))
-    quoted = re.findall(r"\d[\d.,]*\s?(?:ms|µs|s|[kMG]B|[MGT]FLOP/s|[MGT]B/s|×|%)(?![\w/])", NOTES.read_text())
-    assert [q for q in quoted if q not in reports] == []
+@pytest.mark.parametrize("scale", [QUICK, ON_GPU], ids=["cpu", "gpu"])
+def test_the_cases_of_every_scale_can_be_listed(scale):
+    cases = table(scale)
+    assert {c.family for c in cases} >= {"matmul", "attention", "optimizer", "resnet18", "resnet50", "throughput"}
+    assert all(c.sizes for c in cases)
+
+
+#: Of the cases that only a GPU has: one of each kind, on a few small images.
+HALF = (
+    "matmul/16 cubed",
+    "attention/causal",
+    "batch_norm/gradients",
+    "pooling/maximum 3×3/2, gradient",
+    "convolution/layer2 1×1/2, weight gradient",
+    "resnet18/inference",
+)
+
+
+@pytest.mark.parametrize("key", HALF)
+def test_cases_of_a_gpu_work_in_half_precision(key):
+    (found,) = [c for c in table(QUICK_ON_GPU) if c.key == key]
+    device = tinyflow.get_default_device()
+    known = {"bytes_per_s": 1e9, "flops_per_s": {"bfloat16": 1e10}}
+    record = measure.record(found, device, QUICK_EFFORT, stock=False, known=known)
+    assert "error" not in record
+    assert record["products"] == "bfloat16"
+    assert record["not_measured"] == {}
+    assert record["floor_s"] > 0
+    assert figures.throughput(record, OURS) is None or figures.throughput(record, OURS) > 0
+
+
+def test_a_recorded_step_in_half_precision_is_torchs():
+    device = tinyflow.get_default_device()
+    images, labels = torch.randn(2, 3, 32, 32, device=device), torch.tensor([3, 7], device=device)
+    ours = training.TrainingStep(images, labels, half=True, captured=True)()
+    theirs = training.TorchTrainingStep(images, labels, torch.channels_last, half=True)()
+    assert relative_error(ours, theirs) < 0.05
+
+
+def test_what_torch_cannot_do_is_not_measured():
+    def refuses(x):
+        raise RuntimeError("no\ncompiler")
+
+    def fails(x):
+        return lambda: 1 / 0
+
+    ours = case("x", "y", lambda x: x, lambda x: x, Input((4,)))
+    both = Case("x", "y", {**ours.contenders, TORCH: refuses, "torch compiled": fails}, ours.inputs)
+    record = measure.record(both, torch.device("cpu"), QUICK_EFFORT, stock=False)
+    assert record["not_measured"] == {
+        TORCH: "RuntimeError: no compiler",
+        "torch compiled": "ZeroDivisionError: division by zero",
+    }
+    assert figures.best_torch(record) is None and figures.ratio(record) is None
+    assert "torch not measured" in figures.line(record)
+    text = report.markdown({"machine": MACHINE, "cases": {"x/y": record}}, None, "x")
+    assert "| not measured |" in text
+    assert "- y: torch not measured: RuntimeError: no compiler" in text
+
+
+def test_a_case_that_ends_its_process_is_left_out_in_the_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(ceilings, "measure", lambda *_: {"bytes_per_s": 1.0, "flops_per_s": {}})
+    arguments = ["--quick", "--output", str(tmp_path), "--family", "launcher", "--resume"]
+
+    def dies(*rest, **named):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(measure, "record", dies)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            run.main(arguments)
+    assert run.main(arguments) == 1
+    content = read(only_file(tmp_path, "*.json"))
+    assert content["cases"]["launcher/one store"]["error"].startswith("not measured: each process that began it")
+    assert "begun" not in content
+
+
+def test_ceilings_bound_what_launches_take():
+    known = ceilings.measure(torch.device("cpu"), QUICK_ON_GPU, QUICK_EFFORT)
+    assert set(known["flops_per_s"]) == {"float32", "bfloat16"}
+    costs = [profiler.Cost(2000, 10), profiler.Cost(1, 50)]
+    known = {"bytes_per_s": 10.0, "flops_per_s": {"float32": 100.0}}
+    assert ceilings.floor(known, costs, "float32") == 20 + 5
+    assert ceilings.floor(known, costs, "int8") is None
+    assert ceilings.floor({}, costs, "float32") is None
+
+
+def made_up(key, ours, theirs=2e-3, flops=10**9, images=0):
+    """A record as a GPU's file has it."""
+    family, _, name = key.partition("/")
+    contenders = {OURS: {"median_s": ours, "samples": 3}, TORCH: {"median_s": theirs, "samples": 3}}
+    about = {"family": family, "name": name, "sizes": "4", "date": "2026-01-01", "load_before": 0.5, "unit": "second"}
+    counts = {"flops": flops, "bytes": 10**6, "images": images, "floor_s": 1e-3, "parts": 1}
+    return {**about, **counts, "statistic": "median_s", "contenders": contenders, "not_measured": {}}
+
+
+def gpu_cases():
+    keys = [f"convolution/layer1 3×3, {way}" for way in ("forward", "input gradient", "weight gradient")]
+    cases = {key: made_up(key, 1e-3 * (k + 1)) for k, key in enumerate(keys)}
+    for key, images in (("resnet18/training step", 256), ("throughput/training, batch of 8", 8)):
+        cases[key] = made_up(key, 8e-3, images=images)
+    return cases
+
+
+def test_goals_are_not_measured_until_a_gpu_has():
+    text = goals.markdown({})
+    assert text.count("| not measured |") == len(goals.goals())
+    text = goals.markdown({"a GPU": gpu_cases()})
+    assert "| ResNet18 training step, images/s | 28,000 or more | 32,000, reached |" in text
+    assert "| ResNet18 training step over torch eager | 1 or less | 4.00×, missed |" in text
+    assert "over cuDNN, forward | 1 or less | 0.500× (layer1 3×3), reached |" in text
+    assert "over cuDNN, weight gradient | 1 or less | 1.50× (layer1 3×3), missed |" in text
+    assert "| ResNet18 inference, images/s | 130,000 or more | not measured |" in text
+    failed = {"resnet18/training step": {**gpu_cases()["resnet18/training step"], "error": "it broke"}}
+    assert goals.markdown({"a GPU": failed}).count("| not measured |") == len(goals.goals())
+
+
+def test_a_gpus_results_are_drawn(tmp_path):
+    known = {"date": "", "elements": 1, "side": 1, "bytes_per_s": 1e12, "flops_per_s": {"bfloat16": 1e14}}
+    profiled = {
+        "format": 1,
+        "machine": {**MACHINE, "kind": "cuda"},
+        "date": "2026-01-01",
+        "problem": "a step",
+        "steps": 1,
+        "framework_s": 1e-3,
+        "one_launch_s": 1e-6,
+        "phases": {"forward": 1.0, "backward": 2.0, "update": 0.1},
+        "kernels": [
+            {
+                "phase": "backward",
+                "kernel": "k",
+                "family": "conv2d",
+                "launches": 2,
+                "seconds": 1.5,
+                "flops": 1,
+                "bytes": 1,
+            }
+        ],
+        "families": [{"family": "conv2d", "tinyflow_s": 1.5, "torch_s": 1.0}],
+    }
+    content = {"format": 1, "machine": profiled["machine"], "ceilings": known, "cases": gpu_cases()}
+    (tmp_path / "gpu.json").write_text(json.dumps(content))
+    (tmp_path / "gpu-profile.json").write_text(json.dumps(profiled))
+    text = report.write(tmp_path / "gpu.json").read_text()
+    drawn = re.findall(r"\]\(gpu/([^)]*)\.png\)", text)
+    assert drawn == ["roofline", "convolution", "convolution-layers", "throughput-by-batch", "step"]
+    assert all((tmp_path / "gpu" / f"{name}.png").exists() for name in drawn)
+    assert list(pictures._steps(profiled)) == [
+        ("forward", "between kernels", 1.0),
+        ("backward", "conv2d", 1.5),
+        ("backward", "between kernels", 0.5),
+        ("update", "between kernels", 0.1),
+    ]
+
+
+def test_quotations_are_written_anew():
+    cases = {"a/b": made_up("a/b", 1e-3)}
+    profiled = {"phases": {"forward": 4.0}, "families": [{"family": "conv2d", "tinyflow_s": 1.0}]}
+    text = "<!--= a/b: ratio -->9×<!--/--> and <!--= profile: share conv2d --><!--/-->."
+    assert quotes.renewed(text, {"cases": cases}, profiled) == (
+        "<!--= a/b: ratio -->0.500×<!--/--> and <!--= profile: share conv2d -->25.0 %<!--/-->."
+    )
+    with pytest.raises(ValueError, match="a text quotes a/c: ratio, and there is no such figure"):
+        quotes.renewed("<!--= a/c: ratio -->1<!--/-->", {"cases": cases}, None)
+
+
+def test_pages_quote_what_was_measured():
+    """After a new run ``python -m benchmarks.report`` writes the figures; the words beside them are to be read again."""
+    found = quotes.measured_here(FOLDER)
+    assert found is not None
+    for page in quotes.PAGES:
+        text = page.read_text()
+        assert quotes.renewed(text, *found) == text, "run python -m benchmarks.report"
+    notes = re.sub(r"<!--=.*?<!--/-->", "", quotes.PAGES[0].read_text())
+    assert re.findall(r"\d[\d.,]*\s?(?:ms|µs|s|[kMG]B|[MGT]FLOP/s|[MGT]B/s|×|%)(?![\w/])", notes) == []  # typed by hand
 
 
 def test_reports_are_up_to_date():
@@ -222,3 +395,9 @@ def test_reports_are_up_to_date():
         profiled = report.profile_beside(path, results)
         expected = report.markdown(results, profiled, path.stem)
         assert path.with_suffix(".md").read_text() == expected, "run python -m benchmarks.report"
+    for path in FOLDER.glob("compile_*.json"):
+        expected = compile_report.markdown(json.loads(path.read_text()))
+        assert path.with_suffix(".md").read_text() == expected, "run python -m benchmarks.report"
+    found = [read(path) for path in files(FOLDER)]
+    devices = {r["machine"]["device"]: r["cases"] for r in found if r["machine"]["kind"] == "cuda"}
+    assert (FOLDER / "gpu.md").read_text() == goals.markdown(devices), "run python -m benchmarks.report"

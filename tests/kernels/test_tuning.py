@@ -113,6 +113,32 @@ def test_what_a_launcher_changes_is_compared() -> None:
     assert "off by 1" in (tuning.disagreement([x], expected) or "")
 
 
+def outcome(*buffers: torch.Tensor) -> list[torch.Tensor]:
+    return [x.to(DEVICE) for x in buffers]
+
+
+def test_what_rounding_decides_may_differ_here_and_there() -> None:
+    """An index of a maximum among equals, a mask where its argument is 0; but not many, and no index out of range."""
+    values, index = torch.ones(20000, dtype=torch.bfloat16), torch.arange(100, dtype=torch.int8)
+    expected = outcome(values.double(), index.double())
+    turned, tied = values.clone(), index.clone()
+    turned[7], tied[7] = 0, 8
+    assert tuning.disagreement(outcome(turned, tied), expected) is None
+    turned[:100], tied[7] = 0, 127
+    assert "off by 1 where" in (tuning.disagreement(outcome(turned, index), expected) or "")
+    assert "off by 120 where" in (tuning.disagreement(outcome(values, tied), expected) or "")
+    tied[:20] = 8
+    assert "off by" in (tuning.disagreement(outcome(values, tied), expected) or "")
+    assert "off by" in (tuning.disagreement(outcome(tied), expected[1:]) or "")  # nothing was rounded
+
+
+def test_sums_of_rounded_numbers_are_as_good_as_those() -> None:
+    half, total = torch.ones(10, dtype=torch.bfloat16), torch.full((10,), 3.0)
+    expected = outcome(half.double(), total.double() * 1.01)
+    assert tuning.disagreement(outcome(half, total), expected) is None
+    assert "off by" in (tuning.disagreement(outcome(total), expected[1:]) or "")
+
+
 def test_problems_of_one_kernel() -> None:
     x, w = image(2, 20, 9, 9), image(24, 20, 3, 3)
     calls = [Call(conv2d.conv2d, (x, w), {}), Call(conv2d.conv2d, (x, w), {})]

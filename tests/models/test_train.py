@@ -17,6 +17,7 @@ import torch
 from tests.memory_only import MemoryOnly
 from tests.models.conftest import OPTIONS
 from tinyflow import serialization
+from tinyflow.capture import Captured
 from tinyflow.models import checkpoint
 from tinyflow.models.cli import main
 
@@ -187,3 +188,70 @@ def test_mixed_precision_learns_in_float32(
     assert {w.dtype for w in weights.values() if w.is_floating_point()} == {torch.float32}
     assert main(["train", "--resume", "--out", str(tmp_path), "--no-amp"]) == 2
     assert "started, with --amp True; leave --amp out" in capsys.readouterr().err
+
+
+def test_a_gpu_gets_half_precision_and_a_recorded_step_by_itself(
+    stripes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["--data", str(stripes), *OPTIONS, "--epochs", "1"]
+    wanted, found, without = tmp_path / "wanted", tmp_path / "found", tmp_path / "without"
+    assert main(["train", *options, "--out", str(wanted), "--amp", "--capture"]) == 0
+    monkeypatch.setattr("tinyflow.models.run.is_gpu", lambda device: True)
+    capsys.readouterr()
+    assert main(["train", *options, "--out", str(found)]) == 0
+    assert "6 steps, products in bfloat16, the step recorded\n" in capsys.readouterr().out
+    assert lines(found) == lines(wanted)
+    assert_same_bits(found / "last.safetensors", wanted / "last.safetensors")
+    assert main(["train", *options, "--out", str(without), "--no-amp", "--no-capture"]) == 0
+    assert "6 steps\n" in capsys.readouterr().out
+    assert lines(without) != lines(found)
+    assert [checkpoint.load(out / "last.safetensors")["config"]["amp"] for out in (without, found)] == [False, True]
+    monkeypatch.undo()
+    assert main(["train", "--resume", "--out", str(found)]) == 0  # in the run's own precision, on the CPU too
+    assert "products in bfloat16\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("call", [1, 4])
+def test_a_step_that_cannot_be_recorded_is_run_as_it_is(
+    call: int,
+    stripes: Path,
+    finished: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A failure after the step has changed everything that it changes: the run's bits are those of one without capture."""
+    made, original = [], Captured.__call__
+
+    def fail_late(self: Captured, *inputs: object) -> object:
+        made.append(self)
+        result = original(self, *inputs)
+        if len(made) == call:
+            raise RuntimeError("no recording\nhere")
+        return result
+
+    monkeypatch.setattr(Captured, "__call__", fail_late)
+    capsys.readouterr()
+    assert main(["train", "--data", str(stripes), "--out", str(tmp_path), *OPTIONS, "--capture"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("the step cannot be recorded here") == 1
+    assert "(--no-capture does so from the start): RuntimeError: no recording" in printed
+    assert len(made) == call
+    assert lines(tmp_path) == lines(finished)
+    assert_same_bits(tmp_path / "last.safetensors", finished / "last.safetensors")
+
+
+def test_a_recorded_step_that_fails_later_is_an_error(
+    stripes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, original = [], Captured.__call__
+
+    def fail_late(self: Captured, *inputs: object) -> object:
+        made.append(self)
+        if len(made) == 6:
+            raise RuntimeError("the device is gone")
+        return original(self, *inputs)
+
+    monkeypatch.setattr(Captured, "__call__", fail_late)
+    with pytest.raises(RuntimeError, match="the device is gone"):
+        main(["train", "--data", str(stripes), "--out", str(tmp_path), *OPTIONS, "--capture"])

@@ -54,6 +54,33 @@ def test_a_table_is_written_and_used(
         configs.forget_tables()
 
 
+def test_a_search_goes_on_where_it_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "table.json"
+    arguments = ["tune", "_batch_norm_apply_kernel", *STEP, "--out", str(path), "--resume"]
+    assert main([*arguments, "--seconds", "-1"]) == 3
+    assert "time ran out before problem 1 of 2; go on with --resume" in capsys.readouterr().err
+    assert main(arguments) == 0
+    table = json.loads(path.read_text())
+    kept = table["kernels"]["_batch_norm_apply_kernel"]["float32 pixels=32 channels=8"]
+    kept["us"] = 12345.0
+    del table["kernels"]["_batch_norm_apply_kernel"]["float32 pixels=8 channels=16"]
+    path.write_text(json.dumps(table))
+    capsys.readouterr()
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "[2/2] _batch_norm_apply_kernel: float32 pixels=8 channels=16" in printed and "[1/2]" not in printed
+    entries = json.loads(path.read_text())["kernels"]["_batch_norm_apply_kernel"]
+    assert entries["float32 pixels=32 channels=8"] == kept and len(entries) == 2
+    del table["kernels"]["_batch_norm_apply_kernel"]["float32 pixels=32 channels=8"]
+    path.write_text(json.dumps(table))
+    begun = tmp_path / "table.json.begun"
+    begun.write_text("_batch_norm_apply_kernel float32 pixels=32 channels=8\n" * 2)  # each ended its process
+    assert main(arguments) == 1
+    assert "_batch_norm_apply_kernel: float32 pixels=32 channels=8: ended the process before" in capsys.readouterr().err
+    path.write_text(json.dumps({**table, "device": "another"}))
+    assert "is the table of 'another', not of" in fails([*arguments[1:]], capsys)
+
+
 def fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     capsys.readouterr()
     assert main(["tune", *arguments]) == 2
