@@ -116,7 +116,7 @@ def _tanh(x):
 
 @triton.jit
 def _relu(x):
-    return tl.where(x < 0, 0, x)  # a NaN passes, as in torch
+    return tl.maximum(x, 0, propagate_nan=tl.PropagateNan.ALL)  # a NaN passes, as in torch
 
 
 @triton.jit

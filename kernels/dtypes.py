@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from typing import Any
 
 import numpy as np
@@ -97,6 +99,29 @@ def promote_types(a: memory.dtype, b: memory.dtype) -> memory.dtype:
 def can_cast(source: memory.dtype, target: memory.dtype) -> bool:
     """True if a result may be stored as ``target``: the category (bool, integer, floating point) does not fall."""
     return _category(source) <= _category(target)
+
+
+@functools.lru_cache(maxsize=16)
+def _limits(dtype: memory.dtype) -> tuple[Scalar, Scalar]:
+    found = memory.finfo(dtype) if dtype.is_floating_point else memory.iinfo(dtype)
+    return found.min, found.max
+
+
+def stored(value: Scalar, dtype: memory.dtype) -> Scalar:
+    """A Python number as a buffer of ``dtype`` holds it: for integers without its fraction; a negative one wraps in uint8.
+
+    Raises:
+        RuntimeError: if the dtype has no such number.
+    """
+    if dtype == memory.bool_:
+        return bool(value)
+    low, high = _limits(dtype)
+    if dtype.is_floating_point:
+        if low <= value <= high or not math.isfinite(value):
+            return value
+    elif (-high if low == 0 and not isinstance(value, float) else low) <= value <= high:  # NaN is not
+        return int(value)
+    raise RuntimeError(f"value {value} cannot be converted to {dtype} without overflow")
 
 
 def scalar_dtype(value: Scalar) -> memory.dtype:

@@ -11,6 +11,7 @@ import ctypes
 import itertools
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -28,6 +29,9 @@ int8, int16, int32, int64, uint8 = torch.int8, torch.int16, torch.int32, torch.i
 bool_ = torch.bool
 contiguous_format, channels_last, preserve_format = torch.contiguous_format, torch.channels_last, torch.preserve_format
 finfo, iinfo = torch.finfo, torch.iinfo
+
+#: Memory that has shapes and nothing in it.
+META = torch.device("meta")
 
 #: Each callable is told of every new allocation (the interpreter's checks follow what was never written).
 allocation_hooks: list[Callable[[Buffer], None]] = []
@@ -93,9 +97,10 @@ def empty(shape: Sequence[int], dtype: dtype, device: device, strides: Sequence[
     if strides is None:
         x = torch.empty(tuple(shape), dtype=dtype, device=device)
     else:
-        x = torch.empty_strided(tuple(shape), tuple(strides), dtype=dtype, device=device)
-    for hook in allocation_hooks:
-        hook(x)
+        x = torch.empty_strided(shape, strides, dtype=dtype, device=device)
+    if allocation_hooks:
+        for hook in allocation_hooks:
+            hook(x)
     return x
 
 
@@ -112,6 +117,29 @@ def as_strided(x: Buffer, shape: Sequence[int], strides: Sequence[int], offset: 
 def reinterpret(x: Buffer, dtype: dtype) -> Buffer:
     """The same bytes read as another dtype of the same width."""
     return x.view(dtype)
+
+
+def hand_out(x: Buffer) -> Buffer:
+    """``x``, noted as memory that someone may write to without our knowledge."""
+    x._handed_out = True  # type: ignore[attr-defined]
+    return x
+
+
+_replays = 0
+
+
+def note_replay() -> None:
+    """A recorded graph has run, which may have written anywhere."""
+    global _replays
+    _replays += 1
+
+
+def stamp(x: Buffer) -> tuple[int, int] | None:
+    """Moves when torch or a replay may have written to ``x``; None where nobody counts, since the memory was handed out.
+
+    What is remembered of ``x`` holds while this and the version of its tensor stay.
+    """
+    return None if getattr(x, "_handed_out", False) or x.is_inference() else (x._version, _replays)
 
 
 def detach(x: Buffer) -> Buffer:
@@ -168,6 +196,16 @@ def storage_bytes(x: Buffer) -> int:
     return x.untyped_storage().nbytes()
 
 
+def storage_key(x: Buffer) -> int:
+    """Tells the allocation that a view is part of from all others that live, on the ``meta`` device too."""
+    return x.untyped_storage()._cdata
+
+
+def when_freed(x: Buffer, call: Callable[[], None]) -> None:
+    """Calls ``call`` when the allocation that ``x`` is part of is given back: when its last view is gone."""
+    weakref.finalize(x.untyped_storage(), call).atexit = False
+
+
 def same_storage(x: Buffer, y: Buffer) -> bool:
     """True if the two views share an allocation."""
     return x.device == y.device and x.untyped_storage().data_ptr() == y.untyped_storage().data_ptr()
@@ -219,6 +257,31 @@ def synchronize(d: device | None = None) -> None:
     check_host_access("synchronize()")
     if gpu_available() and (d is None or d.type == "cuda"):
         torch.cuda.synchronize(d)
+
+
+class Moment:
+    """A moment on the host's clock, in seconds, and in the queue of a GPU's current stream where there is one."""
+
+    __slots__ = ("host", "_event")
+
+    def __init__(self, d: device) -> None:
+        self.host = time.perf_counter()
+        self._event: Any = None
+        if d.type == "cuda" and _recorded.graph is None:  # a graph that is recorded does not run yet
+            self._event = torch.cuda.Event(enable_timing=True)
+            self._event.record(torch.cuda.current_stream(d))
+
+    @property
+    def is_queued(self) -> bool:
+        """True if the device says when it came."""
+        return self._event is not None
+
+    def since(self, earlier: Moment) -> float:
+        """Seconds on the device where it knows both moments, else on the host; waits for the device to come here."""
+        if self._event is None or earlier._event is None:
+            return self.host - earlier.host
+        self._event.synchronize()
+        return earlier._event.elapsed_time(self._event) / 1e3
 
 
 def timed(call: Callable[[], Any], d: device, rounds: int, flush: int = 0) -> list[float]:

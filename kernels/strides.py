@@ -110,5 +110,11 @@ def coalesce(shape: Sequence[int], *views: Sequence[int]) -> tuple[list[int], li
     return sizes, strides
 
 
+def row_major(shape: Sequence[int], *views: Sequence[int]) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
+    """The fewest dimensions that walk all views in row-major order: at least one."""
+    sizes, (_, *walked) = coalesce(shape, contiguous_strides(shape), *views)
+    return tuple(sizes or [1]), [tuple(w or [0]) for w in walked]
+
+
 def numel(shape: Sequence[int]) -> int:
     return math.prod(shape)

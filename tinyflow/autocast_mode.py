@@ -6,7 +6,8 @@ the wider one. Everything else runs in the dtype that it is given. The lists are
 float32 operations for GPUs than for the CPU; the ``meta`` device, which only counts, stands for a GPU.
 
 A cast is an operation, so gradients of float32 parameters arrive in float32. The half-precision copy of a parameter is
-kept until the outermost region ends, and made anew if the parameter changes.
+kept until the outermost region ends, and made anew if the parameter changes; an optimizer's step may leave the next one
+(see ``autograd.half_copies``).
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from tinyflow.autograd.grad_mode import is_grad_enabled
+from tinyflow.autograd.grad_mode import carries_tangents, is_grad_enabled
 from tinyflow.kernels import memory
+from tinyflow.recording import active
 
 if TYPE_CHECKING:
     from tinyflow.tensor import Tensor
@@ -58,6 +60,7 @@ class _Kept(NamedTuple):
     source: Tensor
     version: int
     data: memory.Buffer
+    stamp: tuple[int, int] | None
     cast: Tensor
 
 
@@ -273,7 +276,7 @@ def _cast(value: Any, dtype: memory.dtype) -> Any:
     data = getattr(value, "_data", None)
     if data is None or data.dtype == dtype or not data.dtype.is_floating_point or data.dtype == memory.float64:
         return value
-    if state.cache_enabled and dtype != memory.float32 and data.dtype == memory.float32:
+    if state.cache_enabled and not carries_tangents() and dtype != memory.float32 and data.dtype == memory.float32:
         base = value if value._base is None else value._base
         plain = base is value or (base.is_contiguous() and base.storage_offset() == 0 and not value._frozen_view)
         if base.is_leaf and base.requires_grad and base._data.dtype == memory.float32 and plain:
@@ -287,8 +290,23 @@ def _cast(value: Any, dtype: memory.dtype) -> Any:
 def _kept(parameter: Tensor, dtype: memory.dtype) -> Tensor:
     """The cast of a parameter, from the cache unless the parameter has changed since."""
     key = id(parameter), dtype, is_grad_enabled()
-    kept = state.cache.get(key)
-    if kept is None or kept.version != parameter._version or kept.data is not parameter._data:
-        kept = _Kept(parameter, parameter._version, parameter._data, parameter.to(dtype))
+    kept, stamp = state.cache.get(key), memory.stamp(parameter._data)
+    if kept is None or kept.version != parameter._version or kept.stamp != stamp or kept.data is not parameter._data:
+        kept = _Kept(parameter, parameter._version, parameter._data, stamp, _copied(parameter, dtype))
         state.cache[key] = kept
     return kept.cast
+
+
+def _copied(parameter: Tensor, dtype: memory.dtype) -> Tensor:
+    """A parameter in half precision: what an optimizer's step left, or a cast, that the next step is to leave."""
+    from tinyflow.autograd import half_copies
+
+    if active.recording is not None:
+        kept = half_copies.find_recorded(active.recording, parameter, dtype)
+        return parameter.to(dtype) if kept is None else kept
+    found = half_copies.find(parameter, dtype)
+    if found is not None:
+        return found
+    if is_grad_enabled():
+        half_copies.want(parameter, dtype)
+    return parameter.to(dtype)

@@ -27,6 +27,7 @@ from tests.compile.offline import MULTIPROCESSORS, TARGETS, OfflineDriver
 from tinyflow.kernels import hardware, launch
 from tinyflow.kernels.conv2d import box_forward, box_input_grad, box_stem, box_weight_grad, stream_weight_grad
 from tinyflow.kernels.conv2d.geometry import resolve
+from tinyflow.kernels.fused import pooled_stem
 from tinyflow.kernels.launch import Configs
 
 #: Products on the tensor core, loads and stores of boxes, and spills.
@@ -71,6 +72,18 @@ def variants() -> Iterator[tuple[str, str, Configs, Call]]:
             lambda f=found, w=w, y=y: box_forward.box_conv2d(f, x, w, _vector(w.shape[0]), y, relu=True),
         )
 
+    w, y = _image(128, 128, 3, 3), _image(batch, 128, 28, 28)
+    joined = resolve("conv2d", y.shape, w.shape, 1, 1, 1, 1)
+    short = box_forward.Shortcut(
+        resolve("conv2d", shape, (128, 64, 1, 1), 2, 0, 1, 1), x, _image(128, 64, 1, 1), _vector(128)
+    )
+    yield (
+        name,
+        "3x3, bias, shortcut, ReLU",
+        forward,
+        lambda: box_forward.box_conv2d(joined, y, w, _vector(128), relu=True, shortcut=short),
+    )
+
     backward, name = box_input_grad.box_conv2d_input_grad_configs, "_box_conv2d_input_grad_kernel"
     for found, size in ((same, "3x3"), (half, "3x3 stride 2")):
         w, y = _image(*found.weight_shape), _image(*found.out_shape)
@@ -99,6 +112,14 @@ def variants() -> Iterator[tuple[str, str, Configs, Call]]:
         "3x3 stride 2",
         stream,
         lambda: stream_weight_grad.stream_conv2d_weight_grad(half, _image(*half.out_shape), x),
+    )
+
+    image = torch.empty(stem.x_shape, dtype=torch.bfloat16, device="meta")
+    yield (
+        "_pooled_stem_kernel",
+        "7x7, bias, ReLU, pool",
+        pooled_stem.pooled_stem_configs,
+        lambda: pooled_stem.pooled_stem(stem, image, _image(*stem.weight_shape), _vector(64)),
     )
 
     folded = torch.empty(batch, 115, 115, 16, dtype=torch.bfloat16, device="meta")

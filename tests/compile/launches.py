@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,32 +12,52 @@ from tinyflow.kernels import (
     activation,
     amp,
     arithmetic,
+    attention,
     batch_norm,
     conv2d,
+    conv3d,
+    conv_transpose,
+    counting,
     elementwise,
+    elementwise_loss,
+    embedding,
     fused,
+    grid_sample,
     indexing,
+    layer_norm,
     loss,
     matmul,
+    nonzero,
     optimizer,
+    ordering,
+    padding,
     pooling,
     random,
+    recurrent,
     reduction,
+    resampling,
     rounding,
     scan,
+    scatter,
     sequence,
     softmax,
     sorting,
     special,
+    triangle,
+    update_rules,
+    windows,
 )
-from tinyflow.kernels.conv2d.box_forward import box_conv2d
+from tinyflow.kernels.conv2d.box_forward import Shortcut, box_conv2d
 from tinyflow.kernels.conv2d.box_input_grad import box_conv2d_input_grad
 from tinyflow.kernels.conv2d.box_stem import fold_image, stem_conv2d
 from tinyflow.kernels.conv2d.box_weight_grad import box_conv2d_weight_grad
 from tinyflow.kernels.conv2d.geometry import Geometry, resolve
 from tinyflow.kernels.conv2d.statistics import merge_statistics
 from tinyflow.kernels.conv2d.stream_weight_grad import stream_conv2d_weight_grad
+from tinyflow.kernels.fused.pooled_stem import pooled_stem
 from tinyflow.kernels.fused.stem_weight_grad import pooled_stem_weight_grad
+from tinyflow.kernels.tensor_norms import tensor_norms
+from tinyflow.kernels.update import Update
 
 Call = Callable[[], Any]
 
@@ -66,7 +87,7 @@ def _dtypes_of(name: str) -> tuple[torch.dtype, ...]:
 
 
 def _elementwise() -> Iterator[tuple[str, Call]]:
-    for family in (activation, arithmetic, reduction, rounding, special):
+    for family in (activation, arithmetic, elementwise_loss, reduction, rounding, special):
         for name, op in vars(family).items():
             if isinstance(op, elementwise.Pointwise):
                 for dtype in _dtypes_of(name):
@@ -106,6 +127,9 @@ def _scan() -> Iterator[tuple[str, Call]]:
             yield f"{name} {dtype}", lambda x=x, name=name: getattr(scan, name)(x, 1)
     yield "logcumsumexp", lambda: scan.logcumsumexp(_meta(300, 3000), 1)
     yield "cumsum from the end", lambda: scan.cumsum(_meta(300, 20), 0, reverse=True)
+    for reverse in (False, True):
+        a = _meta(300, 3000)
+        yield f"recurrence {reverse}", lambda a=a, reverse=reverse: scan.recurrence(a, a, 1, reverse, not reverse)
 
 
 def _matmul() -> Iterator[tuple[str, Call]]:
@@ -169,6 +193,10 @@ def _boxes() -> Iterator[tuple[str, Call]]:
                 lambda f=found, x=x, w=w, y=y: box_conv2d_input_grad(f, y, w, x, x, x, _meta(64)),
             )
         yield (
+            f"boxes {dtype}, shortcut",
+            lambda x=x, y=_image(*half.out_shape, dtype=dtype), d=dtype: _joined(x, y, d),
+        )
+        yield (
             f"boxes {dtype}, weight gradient in equal shares",
             lambda x=x, y=_image(*half.out_shape, dtype=dtype): stream_conv2d_weight_grad(half, y, x),
         )
@@ -182,6 +210,14 @@ def _boxes() -> Iterator[tuple[str, Call]]:
             f"boxes {dtype}, stem",
             lambda i=image, w=w: stem_conv2d(stem, fold_image(stem, i), w, statistics=True),
         )
+
+
+def _joined(x: torch.Tensor, y: torch.Tensor, dtype: torch.dtype) -> None:
+    found = resolve("conv2d", y.shape, (128, 128, 3, 3), 1, 1, 1, 1)
+    short = resolve("conv2d", x.shape, (128, 64, 1, 1), 2, 0, 1, 1)
+    weight, weight_short = _image(*found.weight_shape, dtype=dtype), _image(*short.weight_shape, dtype=dtype)
+    bias = _meta(128)
+    box_conv2d(found, y, weight, bias, relu=True, shortcut=Shortcut(short, x, weight_short, bias))
 
 
 def _pooled_stem(found: Geometry, image: torch.Tensor, dtype: torch.dtype) -> None:
@@ -200,15 +236,28 @@ def _indexing() -> Iterator[tuple[str, Call]]:
     x, i = _meta(100, 64), _index(32)
     yield "index", lambda: indexing.index(x, [i])
     yield "index, both", lambda: indexing.index(x, [i, i])
-    yield "index_put", lambda: indexing.index_put(x, [i], _meta(32, 64))
-    yield "index_put, accumulate", lambda: indexing.index_put(x, [i], _meta(32, 64), True)
-    yield "index_grad", lambda: indexing.index_grad(_meta(32, 64), [i], x.shape)
+    yield "index_put", lambda: scatter.index_put(x, [i], _meta(32, 64))
+    yield "index_put, accumulate", lambda: scatter.index_put(x, [i], _meta(32, 64), True)
+    yield "index_grad", lambda: scatter.index_grad(_meta(32, 64), [i], x.shape)
     yield "gather", lambda: indexing.gather(x, 1, _index(100, 5))
-    yield "scatter_add", lambda: indexing.scatter_add(x, 1, _index(100, 5), _meta(100, 5))
-    yield "nonzero, count", lambda: indexing._nonzero_first(x)
-    yield "nonzero, write", lambda: indexing._nonzero_coordinates(x, _index(9), _index(50, 2))
-    yield "sort", lambda: sorting.sort_order(_index(5000))
-    yield "sort, one tile", lambda: sorting.sort_order(_index(100))
+    yield "scatter_add", lambda: scatter.scatter_add(x, 1, _index(100, 5), _meta(100, 5))
+    yield "nonzero, count", lambda: nonzero._nonzero_first(x)
+    yield "nonzero, write", lambda: nonzero._nonzero_coordinates(x, _index(9), _index(50, 2))
+    for reduce in ("prod", "amax", "amin"):
+        arguments = x, 1, _index(100, 5), _meta(100, 5), reduce
+        yield f"scatter_reduce {reduce}", lambda arguments=arguments: scatter.scatter_reduce(*arguments)
+    yield "sort of keys", lambda: sorting.sort_order(_index(5000))
+    yield "sort of keys, one tile", lambda: sorting.sort_order(_index(100))
+    for dtype in (torch.bfloat16, torch.float64, torch.bool):
+        rows = _meta(100, 3000, dtype=dtype)
+        yield f"sort {dtype}", lambda rows=rows: ordering.sort(rows)
+        yield f"topk {dtype}", lambda rows=rows: ordering.topk(rows, 5)
+    for dtype in (torch.bfloat16, torch.int64, torch.bool):
+        sequence, values = _meta(1000, dtype=dtype), _meta(40, 5, dtype=dtype)
+        yield f"searchsorted {dtype}", lambda s=sequence, v=values: counting.searchsorted(s, v, sorter=_index(1000))
+        yield f"histogram {dtype}", lambda v=values: counting.count_in_bins(v, 10, 0.0, 1.0)
+    yield "bincount", lambda: counting.count_integers(_index(1000), 10)
+    yield "spread", lambda: ordering.spread(_meta(100, 5), 1, _index(100, 5), (100, 64))
 
 
 def _random() -> Iterator[tuple[str, Call]]:
@@ -220,6 +269,9 @@ def _random() -> Iterator[tuple[str, Call]]:
     yield "normal, recorded", lambda: random.normal(_meta(5000), _index(2), 2)
     yield "dropout, recorded", lambda: random.dropout(_meta(5000), 0.3, _index(2), 2)
     yield "exponential", lambda: random.exponential(_meta(100), 1, 2)
+    yield "log_normal", lambda: random.log_normal(_meta(100), 1, 2)
+    yield "cauchy", lambda: random.cauchy(_meta(100, dtype=torch.float64), 1, 2)
+    yield "geometric", lambda: random.geometric(_meta(100), 1, 2, 0.5)
     yield "bernoulli", lambda: random.bernoulli(_meta(100), 1, 2)
     yield "integers", lambda: random.integers(_index(100), 1, 2, 0, 10)
     yield "permutation", lambda: random.permutation(1000, META, 1, 2)
@@ -241,6 +293,34 @@ def _optimizer() -> Iterator[tuple[str, Call]]:
     yield "sgd, first step", lambda: _sgd(torch.float32, 0.9, first=True, maximize=True)
 
 
+def _update(rule: Update, dtype: torch.dtype, **options: Any) -> None:
+    like = [_meta(n, dtype=dtype) for n in (64, 4096, 10)]
+    rule(like, like, [like] * rule.states, [0.5], decay=0.1, shrink=0.9, **options)
+
+
+def _recurrent() -> Iterator[tuple[str, Call]]:
+    for dtype in FLOATING:
+        c, gates, three = _meta(64, 128, dtype=dtype), _meta(64, 512, dtype=dtype), _meta(64, 384, dtype=dtype)
+        yield f"lstm_cell {dtype}", lambda c=c, g=gates: recurrent.lstm_cell(g, c)
+        yield f"lstm_cell, gradient {dtype}", lambda c=c, g=gates: recurrent.lstm_cell_grad(c, c, g, c, c)
+        yield f"gru_cell {dtype}", lambda c=c, g=three: recurrent.gru_cell(g, g, c)
+        yield f"gru_cell, gradient {dtype}", lambda c=c, g=three: recurrent.gru_cell_grad(c, g, g, c)
+
+
+def _updates() -> Iterator[tuple[str, Call]]:
+    rules = {name: rule for name, rule in vars(update_rules).items() if isinstance(rule, Update)}
+    for name, rule in rules.items():
+        yield name, lambda rule=rule: _update(rule, torch.float32)
+    for dtype in (torch.bfloat16, torch.float64):
+        yield f"adam {dtype}", lambda dtype=dtype: _update(update_rules.adam, dtype)
+    options = {"settings": _index(8), "factors": _meta(3)}
+    yield "adam, settings in memory", lambda: _update(update_rules.adam, torch.float32, **options)
+    for order in (1, 2, math.inf, -math.inf):
+        for dtype in FLOATING:
+            tensors = [_meta(n, dtype=dtype) for n in (64, 4096)]
+            yield f"norms {order} {dtype}", lambda t=tensors, order=order: tensor_norms(t, order)
+
+
 def _amp() -> Iterator[tuple[str, Call]]:
     for dtype in FLOATING:
         for n in (64, 4096):
@@ -258,6 +338,9 @@ def _batch_norm() -> Iterator[tuple[str, Call]]:
         yield f"batch_norm, inference {dtype}", lambda x=x, c=c: batch_norm.batch_norm_inference(x, c, c, c, c)
         yield f"batch_norm, gradient {dtype}", lambda x=x, c=c: batch_norm.batch_norm_grad(x, x, c, c, c)
     yield "batch_norm, no affine, NCHW", lambda: batch_norm.batch_norm(_meta(8, 16, 7, 7))
+    x, c = _image(2, 64, 5, 5), _meta(64)
+    yield "batch_norm, few pixels", lambda: batch_norm.batch_norm(x, c, c, c, c)
+    yield "batch_norm, few pixels, gradient", lambda: batch_norm.batch_norm_grad(x, x, c, c, c)
 
 
 def _fused() -> Iterator[tuple[str, Call]]:
@@ -290,6 +373,10 @@ def _fused() -> Iterator[tuple[str, Call]]:
             f"normalise, pool, gradient {dtype}",
             lambda g=pooled, t=taps, x=x, n=norm: fused.normalise_pool_grad(g, t, x, n),
         )
+        yield (
+            f"stem, pool {dtype}",
+            lambda w=_image(64, 3, 7, 7, dtype=dtype), c=c: _stem_and_pool(_meta(32, 3, 224, 224, dtype=w.dtype), w, c),
+        )
         w = _image(64, 64, 3, 3, dtype=dtype)
         yield f"fold {dtype}", lambda w=w, c=c: fused.fold_batch_norm(w, c, c, c, c, c)
     x = _image(32, 512, 7, 7, dtype=torch.bfloat16)
@@ -297,6 +384,10 @@ def _fused() -> Iterator[tuple[str, Call]]:
     yield "normalise, many channels", lambda: fused.normalise_act(x, (c, c, c, c), x)
     yield "normalise, evaluation", lambda: fused.normalise_act_grad(x, x, None, (c, c, c, c), "none", False)
     yield "gradient as affine", lambda: fused.normalise.gradient_as_affine((c, c, c, c), (c, c), 1568)
+
+
+def _stem_and_pool(image: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> None:
+    pooled_stem(resolve("conv2d", image.shape, weight.shape, 2, 3, 1, 1), image, weight, bias)
 
 
 def _pooling() -> Iterator[tuple[str, Call]]:
@@ -321,6 +412,74 @@ def _pooling() -> Iterator[tuple[str, Call]]:
     )
 
 
+def _volumes() -> Iterator[tuple[str, Call]]:
+    """Convolutions over three dimensions, which launch those over two, and transposed ones."""
+    x, w = _meta(2, 32, 9, 14, 14, dtype=torch.bfloat16), _meta(32, 16, 3, 3, 3, dtype=torch.bfloat16)
+    how = (2, 1, 1, 2)
+    y = conv3d.conv3d(x, w, None, *how)
+    yield "conv3d", lambda: conv3d.conv3d(x, w, _meta(32, dtype=torch.bfloat16), *how)
+    yield "conv3d, input gradient", lambda: conv3d.conv3d_input_grad(y, w, x.shape, *how)
+    yield "conv3d, weight gradient", lambda: conv3d.conv3d_weight_grad(y, x, w.shape, *how)
+    image, filters = _image(8, 64, 14, 14), _image(64, 32, 2, 2)
+    yield "conv_transpose2d", lambda: conv_transpose.conv_transpose2d(image, filters, _meta(32), 2)
+
+
+def _resampling() -> Iterator[tuple[str, Call]]:
+    for dtype in FLOATING:
+        for channels, form in ((64, "linear"), (3, "cubic"), (12, "nearest")):
+            x = _image(4, channels, 28, 28, dtype=dtype)
+            axes = (resampling.Axis(28, 56, form), resampling.Axis(28, 41, form))
+            yield f"resample {form} {dtype}", lambda x=x, axes=axes: resampling.resample(x, axes)
+    axes = (resampling.Axis(224, 30, "cubic", antialias=True),) * 2
+    yield "resample, smoothing", lambda: resampling.resample(_meta(2, 3, 224, 224), axes)
+    yield "resample, gradient", lambda: resampling.resample(_meta(2, 3, 30, 30), axes, transposed=True)
+
+
+def _grid_sample() -> Iterator[tuple[str, Call]]:
+    for dtype in FLOATING:
+        for mode, channels in (("bilinear", 64), ("nearest", 12), ("bicubic", 3)):
+            x, grid = _image(2, channels, 28, 28, dtype=dtype), _meta(2, 20, 20, 2, dtype=dtype)
+            g = _image(2, channels, 20, 20, dtype=dtype)
+            yield f"grid_sample {mode} {dtype}", lambda x=x, grid=grid, m=mode: grid_sample.grid_sample(x, grid, m)
+            yield (
+                f"grid_sample {mode}, gradient {dtype}",
+                lambda g=g, x=x, grid=grid, m=mode: grid_sample.grid_sample_input_grad(g, grid, x.shape, m),
+            )
+            yield (
+                f"grid_sample {mode}, gradient for the grid {dtype}",
+                lambda g=g, x=x, grid=grid, m=mode: grid_sample.grid_sample_grid_grad(g, x, grid, m, "reflection"),
+            )
+    x, grid = _meta(1, 8, 1, 9, 9), _meta(1, 1, 5, 5, 3)
+    yield "grid_sample, volume", lambda: grid_sample.grid_sample(x, grid, padding_mode="border", orders=(0, 1, 1))
+    yield (
+        "grid_sample, volume, gradient",
+        lambda: grid_sample.grid_sample_grid_grad(_meta(1, 8, 1, 5, 5), x, grid, align_corners=True),
+    )
+
+
+def _rearranging() -> Iterator[tuple[str, Call]]:
+    """Moved, mirrored and masked elements, which are the same work in every dtype of a width; sums of them are not."""
+    for dtype in (torch.float32, torch.bfloat16, torch.float64, torch.int64, torch.bool):
+        x = _meta(8, 64, 57, 57, dtype=dtype)
+        yield f"constant pad {dtype}", lambda x=x: padding.pad(x, (8, 64, 59, 60), (0, 0, 1, 1), value=1)
+        yield f"tril {dtype}", lambda x=x: triangle.tril(x, 1)
+        yield f"replicate, gradient {dtype}", lambda x=x: padding.pad_grad(x, (8, 64, 55, 54), (0, 0, 1, 1), 2)
+        yield (
+            f"fold {dtype}",
+            lambda d=dtype: windows.fold(_meta(8, 64, 3, 3, 28, 28, dtype=d), (28, 28), (1, 1), (1, 1)),
+        )
+    x = _image(8, 64, 57, 57)
+    yield "flip", lambda: padding.flip(x, (2, 3))
+    yield "roll", lambda: padding.roll(x, (3, 1), (2, 3))
+    yield "replicate", lambda: padding.pad(x, (8, 64, 59, 57), (0, 0, 1, 0), 2)
+    for mode in (1, 3):
+        yield f"pad, gradient {mode}", lambda mode=mode: padding.pad_grad(x, (8, 64, 55, 57), (0, 0, 1, 0), mode)
+    yield "triu", lambda: triangle.triu(x)
+    yield "tril_indices", lambda: triangle.tril_indices(300, 200, 3, torch.int64, META)
+    yield "triu_indices", lambda: triangle.triu_indices(300, 200, 3, torch.int32, META)
+    yield "windows of a dimension", lambda: windows.fold_dim(_meta(300, 64, 5), (304, 64), 0, 1)
+
+
 def _softmax_and_loss() -> Iterator[tuple[str, Call]]:
     target = _index(64)
     for dtype in FLOATING:
@@ -342,6 +501,63 @@ def _cross_entropy_both_ways(x: torch.Tensor, target: torch.Tensor) -> None:
     weight = _meta(x.shape[1], dtype=x.dtype)
     y, *saved = loss.cross_entropy(x, target, weight, label_smoothing=0.1)
     loss.cross_entropy_input_grad(y, x, target, weight, *saved, label_smoothing=0.1)
+    loss.cross_entropy_with_grad(x, target, weight, label_smoothing=0.1)
+
+
+def _attention() -> Iterator[tuple[str, Call]]:
+    for dtype in FLOATING:
+        heads = [_meta(2, 4, 1, 200, 64, dtype=dtype), *[_meta(2, 4, 200, 64, dtype=dtype)] * 2]
+        yield f"attention {dtype}", lambda h=heads: _attention_both_ways(*h)
+    for dtype in (torch.bfloat16, torch.float64):
+        large = [_meta(2, 4, 1, 200, 200, dtype=dtype), *[_meta(2, 4, 200, 200, dtype=dtype)] * 2]
+        yield f"attention, large heads {dtype}", lambda h=large: _attention_both_ways(*h)
+    half = [_meta(2, 4, 1, 200, 128, dtype=torch.float16), *[_meta(2, 4, 200, 128, dtype=torch.float16)] * 2]
+    yield "attention, causal", lambda: _attention_both_ways(*half, is_causal=True)
+    q, k, v = _meta(2, 4, 2, 200, 40), _meta(2, 4, 90, 40), _meta(2, 4, 90, 100)
+    yield "attention, mask", lambda: _attention_both_ways(q, k, v, _meta(2, 4, 1, 1, 90), mask_grad=True)
+    yield "attention, bool mask", lambda: _attention_both_ways(q, k, v, _meta(200, 90, dtype=torch.bool))
+    yield "attention, dropout", lambda: _attention_both_ways(q, k, v, dropout_p=0.1)
+    yield "attention, recorded dropout", lambda: _attention_both_ways(q, k, v, dropout_p=0.1, seed=_index(2))
+
+
+def _attention_both_ways(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    mask: torch.Tensor | None = None,
+    mask_grad: bool = False,
+    **how: Any,
+) -> None:
+    out, lse = attention.attention(q, k, v, mask, **how)
+    attention.attention_grad(out, q, k, v, mask, out, lse, mask_grad=mask_grad, **how)
+
+
+def _layer_norm() -> Iterator[tuple[str, Call]]:
+    for dtype in FLOATING:
+        for n in (100, 768, 40000):
+            x, w = _meta(512, n, dtype=dtype), _meta(1, n, dtype=dtype)
+            yield f"layer_norm {n} {dtype}", lambda x=x, w=w: _layer_norm_both_ways(x, w, 1)
+    x = _image(8, 64, 28, 28).view(8, 8, 8, 28, 28)
+    yield "layer_norm, groups", lambda: _layer_norm_both_ways(x, _meta(1, 8, 8, 1, 1), 2)
+    yield "layer_norm, no parameters", lambda: _layer_norm_both_ways(_meta(512, 768), None, 1)
+    yield "layer_norm, not centred", lambda: _layer_norm_both_ways(_meta(512, 768), _meta(1, 768), 1, centred=False)
+
+
+def _layer_norm_both_ways(x: torch.Tensor, w: torch.Tensor | None, lead: int, **how: Any) -> None:
+    y, mean, invstd = layer_norm.layer_norm(x, w, w, lead, **how)
+    layer_norm.layer_norm_input_grad(y, x, w, mean, invstd)
+    if w is not None:
+        layer_norm.layer_norm_parameter_grad(y, x, mean, invstd, w.shape, w.dtype)
+
+
+def _embedding() -> Iterator[tuple[str, Call]]:
+    numbers, offsets = _index(300), _index(40)
+    for dtype in FLOATING:
+        table = _meta(1000, 96, dtype=dtype)
+        yield f"embedding_bag {dtype}", lambda t=table: embedding.embedding_bag(t, numbers, offsets, 40)
+    table = _meta(1000, 64)
+    yield "embedding_bag, max", lambda: embedding.embedding_bag(table, numbers, offsets, 39, "max", padding_idx=3)
+    yield "embedding_bag, weights", lambda: embedding.embedding_bag(table, numbers, offsets, 40, "sum", _meta(300))
 
 
 LAUNCHES: dict[str, Call] = {}
@@ -354,11 +570,19 @@ for _family in (
     _indexing,
     _random,
     _optimizer,
+    _updates,
     _amp,
     _batch_norm,
     _fused,
     _pooling,
+    _rearranging,
+    _volumes,
+    _resampling,
+    _grid_sample,
     _softmax_and_loss,
+    _attention,
+    _layer_norm,
+    _embedding,
 ):
     LAUNCHES.update(_family())
 

@@ -25,10 +25,13 @@ def test_every_box_configuration_on_hopper(tmp_path: Path) -> None:
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1500)
     assert run.returncode == 0, run.stderr[-2000:]
     rows = json.loads(file.read_text())["kernels"]
-    assert len({row["kernel"] for row in rows}) == 5
+    assert len({row["kernel"] for row in rows}) == 6
     spilled = [row for row in rows if row["LDL"] or row["STL"] or row["stack"]]
     too_large = [row for row in rows if row["shared"] > LIMIT]
-    by_address = [row for row in rows if not row["HGMMA"] or not row["UTMALDG"]]
+    # the stem with its pooling reads the image by addresses
+    by_address = [
+        row for row in rows if not row["HGMMA"] or (not row["UTMALDG"] and row["kernel"] != "_pooled_stem_kernel")
+    ]
     assert (spilled, too_large, by_address) == ([], [], [])
     for row in rows:
         convolves = row["kernel"] in ("_box_conv2d_kernel", "_box_conv2d_input_grad_kernel")

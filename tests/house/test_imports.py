@@ -18,13 +18,15 @@ ALLOWED = {
     "ops": {"kernels", "engine", "framework"},
     "nn": {"engine", "framework", "ops"},
     "optim": {"kernels", "engine", "framework", "ops"},
+    "averages": {"kernels", "engine", "framework", "ops", "nn", "optim"},
+    "interop": {"engine", "framework", "ops", "nn"},
     "amp": {"kernels", "engine", "framework", "ops", "optim"},
     "data": {"engine", "framework"},
     "models": {"engine", "framework", "ops", "nn", "optim", "data"},
 }
 ENGINE = ("tensor", "_tensor_methods", "printing", "autocast_mode", "recording", "autograd")
 #: Tools in autograd/ that use the engine like anyone else.
-ENGINE_TOOLS = ("gradcheck", "functional", "draw")
+ENGINE_TOOLS = ("gradcheck", "functional", "forward_ad", "draw")
 DOORS_TO_TORCH = {Path("kernels/memory.py"), Path("tinyflow/interop.py")}
 
 
@@ -33,6 +35,8 @@ def part(module: str) -> str | None:
     names = module.split(".")
     if names == ["tinyflow"]:
         return None
+    if names[-1] == "swa_utils":
+        return "averages"  # of modules, under the name that torch gives them
     if names[1] in ENGINE:
         return "framework" if names[-1] in ENGINE_TOOLS else "engine"
     return names[1] if names[1] in ALLOWED else "framework"

@@ -55,6 +55,18 @@ def test_training_steps() -> None:
     assert watch.seen
 
 
+def test_transformers_and_tables() -> None:
+    with MemoryOnly():
+        table, bags = nn.Embedding(5, 4, padding_idx=0, max_norm=1.0), nn.EmbeddingBag(5, 4, mode="max")
+        numbers = tinyflow.tensor([[1, 2, 0], [3, 4, 4]])
+        layer = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.1, batch_first=True)
+        hidden = tinyflow.tensor([[False, False, True], [False, False, False]])
+        y = layer(table(numbers), src_key_padding_mask=hidden) + bags(numbers).unsqueeze(1)
+        y = F.rms_norm(F.group_norm(F.instance_norm(y), 1), (4,))
+        weights = nn.MultiheadAttention(4, 2, add_bias_kv=True, batch_first=True)(y, y, y)[1]
+        (y.square().mean() + weights.square().sum()).backward()
+
+
 def test_second_derivatives_through_convolution() -> None:
     with MemoryOnly():
         x = tinyflow.randn(2, 3, 6, 6, requires_grad=True)
@@ -82,3 +94,15 @@ def test_saving_and_loading(tmp_path) -> None:
         tinyflow.save(model.state_dict(), tmp_path / "model.safetensors")
         model.load_state_dict(tinyflow.load(tmp_path / "model.safetensors"))
         assert repr(model.state_dict()["0.weight"])
+
+
+def test_volumes_and_images_of_another_size() -> None:
+    with MemoryOnly():
+        x = tinyflow.randn(1, 2, 5, 4, 6, requires_grad=True)
+        y, indices = F.max_pool3d(nn.Conv3d(2, 4, 3, stride=(2, 1, 1), padding=1)(x), 2, return_indices=True)
+        y = nn.ConvTranspose3d(4, 2, 2, output_padding=0)(F.max_unpool3d(y, indices, 2)).sum(2)
+        y = F.interpolate(y, scale_factor=1.5, mode="bicubic", antialias=True)
+        grid = F.affine_grid(tinyflow.randn(1, 2, 3, requires_grad=True), (1, 2, 5, 5), align_corners=False)
+        y = F.lp_pool1d(F.grid_sample(y, grid, align_corners=False)[:, 0].abs() + 1, 2, 2)
+        F.fractional_max_pool2d(y[None], 2, output_size=(3, 1)).sum().backward()
+        assert x.grad is not None

@@ -21,6 +21,7 @@ from tinyflow.kernels import (
     optimizer,
     pooling,
     reduction,
+    scatter,
     softmax,
 )
 from tinyflow.kernels.configs import planned_for_gpu
@@ -165,7 +166,7 @@ def test_indexing() -> None:
     place, gather = costs(lambda: indexing.index(x, [i]))
     assert place[1] == Cost(0, 2 * 32 * I64)
     assert gather[1] == Cost(0, 2 * 32 * 64 * BF + 32 * I64)  # what is picked is read, not all of x
-    *_, put = costs(lambda: indexing.index_put(x, [i], meta(32, 64), True))
+    *_, put = costs(lambda: scatter.index_put(x, [i], meta(32, 64), True))
     assert put == ("_put_kernel", Cost(32 * 64, 32 * 64 * (F32 + 2 * BF) + 32 * I64))  # sums, added to what is there
 
 

@@ -24,7 +24,7 @@ __all__ = [
     "cos", "sigmoid", "tanh", "relu", "floor", "ceil", "isnan", "isfinite", "logical_not", "logical_and",
     "logical_or", "logical_xor", "bitwise_and", "bitwise_or", "bitwise_xor", "floor_divide", "remainder", "pow",
     "maximum", "minimum", "eq", "ne", "lt", "le", "gt", "ge", "clamp", "addcmul", "addcdiv", "lerp", "clip", "clamp_min",
-    "clamp_max", "absolute", "negative", "multiply", "divide", "subtract", "true_divide", "result_type", "where",
+    "clamp_max", "absolute", "negative", "multiply", "divide", "subtract", "true_divide", "result_type",
 ]  # fmt: skip
 
 # ---- one operand ---------------------------------------------------------------------------------------------------
@@ -134,7 +134,17 @@ def _log_of(x: Tensor | Scalar) -> Tensor | float:
 
 def add(input: Tensor | Scalar, other: Tensor | Scalar, *, alpha: Scalar = 1, out: Tensor | None = None) -> Tensor:
     """``input + alpha * other``."""
-    return _add(input, other if alpha == 1 else mul(other, alpha), out=out)
+    return _add(input, _scaled(other, alpha, input), out=out)
+
+
+def _scaled(other: Tensor | Scalar, alpha: Scalar, input: Tensor | Scalar) -> Tensor | Scalar:
+    """``alpha * other`` in the dtype of the result, which may hold what that of ``other`` does not."""
+    if alpha == 1:
+        return other
+    dtype = result_type(input, other)
+    if isinstance(alpha, float) and not dtype.is_floating_point:
+        raise RuntimeError(f"For integral input tensors, argument alpha must not be a floating point number, got {alpha}")
+    return mul(other.to(dtype) if isinstance(other, Tensor) else other, alpha)
 
 
 def sub(input: Tensor | Scalar, other: Tensor | Scalar, *, alpha: Scalar = 1, out: Tensor | None = None) -> Tensor:
@@ -144,7 +154,7 @@ def sub(input: Tensor | Scalar, other: Tensor | Scalar, *, alpha: Scalar = 1, ou
             raise RuntimeError(
                 "Subtraction, the `-` operator, with a bool tensor is not supported. Use `^` or logical_xor() instead."
             )
-    return _sub(input, other if alpha == 1 else mul(other, alpha), out=out)
+    return _sub(input, _scaled(other, alpha, input), out=out)
 
 
 def _floor(x: Tensor) -> Tensor:

@@ -150,7 +150,7 @@ def as_tensor(data: Any, dtype: memory.dtype | None = None, device: Device = Non
         result = data if device is None else data.to(device)
         return result if dtype is None else result.to(dtype)
     if isinstance(data, np.ndarray):
-        return Tensor(_to(memory.from_numpy(data), dtype, device))
+        return Tensor(_to(memory.hand_out(memory.from_numpy(data)), dtype, device))
     return tensor(data, dtype=dtype, device=device)
 
 
@@ -162,7 +162,7 @@ def from_numpy(array: np.ndarray) -> Tensor:
     """
     if not isinstance(array, np.ndarray):
         raise TypeError(f"from_numpy(): expected np.ndarray (got {type(array).__name__})")
-    data = memory.from_numpy(array)
+    data = memory.hand_out(memory.from_numpy(array))
     dtypes.triton_dtype(data.dtype)
     return Tensor(data)
 
@@ -178,7 +178,7 @@ def from_torch(buffer: Buffer) -> Tensor:
     if not memory.is_strided(buffer):
         raise TypeError(f"from_torch(): expected a dense tensor, got layout {buffer.layout}")
     dtypes.triton_dtype(buffer.dtype)
-    return Tensor(memory.detach(buffer))
+    return Tensor(memory.hand_out(memory.detach(buffer)))  # torch may write to it where no version counts
 
 
 def from_dlpack(source: Any) -> Tensor:

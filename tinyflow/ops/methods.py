@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tinyflow.kernels import memory
-from tinyflow.ops import arithmetic, copy, creation, matmul, rounding, shape, subscript
+from tinyflow.ops import arithmetic, copy, creation, matmul, rounding, shape, strided, subscript
 from tinyflow.ops.define import Op
 from tinyflow.tensor import Tensor
 
@@ -233,7 +233,7 @@ def bind_all(families: Sequence[ModuleType]) -> None:
     makers = (creation.zeros, creation.ones, creation.empty, creation.full, creation.tensor)
     bind({f"new_{make.__name__}": _new(make) for make in makers})
     bind({"where": _where, "multiply": arithmetic.mul, "divide": arithmetic.div, "subtract": arithmetic.sub})
-    bind({"swapaxes": shape.transpose, "__getitem__": subscript.getitem, "__setitem__": subscript.setitem})
+    bind({"unfold": strided.unfold_dim, "__getitem__": subscript.getitem, "__setitem__": subscript.setitem})
     bind({"__neg__": arithmetic.neg, "__abs__": arithmetic.abs, "__invert__": _invert, "__pos__": lambda self: self})
     bind({"__matmul__": _operator(matmul.matmul), "__rmatmul__": _operator(matmul.matmul, reflected=True)})
     bind({f"__{name}__": _operator(function) for name, function in {**BINARY, **COMPARISONS}.items()})

@@ -31,6 +31,23 @@ Written by `python -m tinyflow.ops.table` from the code; what is not listed is n
 - **kernel**: the launcher that computes it; *composed* means that it calls other operations.
 """
 
+#: What torch has and tinyflow does not; where the name exists here, it raises NotImplementedError.
+_REFUSED = """
+## What is refused, or absent
+
+| of torch | here |
+|---|---|
+| complex, quantised, sparse and nested tensors, named dimensions | absent: no such dtype or layout |
+| `linalg`'s factorisations and solvers (`svd`, `qr`, `inv`, `solve`, …) | `NotImplementedError`: only products and norms |
+| `linalg.matrix_norm` of order `"nuc"` or ±2, negative powers of matrices | `NotImplementedError` for the same reason |
+| `fft`, `stft`, windows | absent |
+| `ctc_loss`, `AdaptiveLogSoftmaxWithLoss` | absent |
+| `embedding(sparse=True)` | `NotImplementedError` |
+| lazy modules, `SyncBatchNorm`, `torch.distributed` | absent |
+| optimisers with `differentiable=True`; `LBFGS`, `SparseAdam` | `NotImplementedError`; absent |
+| `out=` | where an operation's own signature has it |
+"""
+
 
 def _operation(family: ModuleType, name: str) -> Op | None:
     """The operation behind an exported name: itself, or the private one of that name, whose arguments a function checks."""
@@ -88,6 +105,7 @@ def render() -> str:
                 f"\n## {title}\n\n| name | method | takes → gives | gradients | kernel |\n|---|---|---|---|---|\n"
             )
             parts += rows
+    parts.append(_REFUSED)
     return "".join(parts)
 
 
