@@ -340,16 +340,9 @@ def torch_version() -> str:
     return torch.__version__
 
 
-def load_tensors(path: str) -> dict[str, Buffer]:
-    """Reads a dictionary of tensors that torch saved, refusing anything but tensors and plain containers.
-
-    Raises:
-        ValueError: if the file is no such dictionary.
-    """
-    loaded = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(loaded, dict) or not all(isinstance(v, torch.Tensor) for v in loaded.values()):
-        raise ValueError(f"{path}: expected a dictionary of tensors, got {type(loaded).__name__}")
-    return {name: value.detach() for name, value in loaded.items()}
+def load_saved(path: str) -> Any:
+    """Reads what torch saved, on the CPU, refusing anything but tensors and plain containers."""
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def hub_directory() -> str:

@@ -107,16 +107,57 @@ def test_damaged_files_say_so(tmp_path, content, text):
 
 
 def test_other_content_says_so(tmp_path):
-    torch.save([torch.ones(1)], tmp_path / "list.pth")
-    with pytest.raises(ValueError, match="expected a dictionary of tensors, got list"):
-        serialization.load(tmp_path / "list.pth")
     with pytest.raises(FileNotFoundError, match=r"expected a file of tensors .* found none"):
         serialization.load(tmp_path / "absent.pth")
-    with pytest.raises(TypeError, match="mapping of names to tensors, got list"):
-        serialization.save([], tmp_path / "x")
-    with pytest.raises(TypeError, match="expected a Tensor under 'w', got int"):
-        serialization.save({"w": 3}, tmp_path / "x")
+    with pytest.raises(TypeError, match="save: got a object; expected tensors, numbers, text or None"):
+        serialization.save(object(), tmp_path / "x")
+    with pytest.raises(TypeError, match="save: w.1 is a complex; expected tensors, numbers, text or None"):
+        serialization.save({"w": [tinyflow.ones(1), 3j]}, tmp_path / "x")
     assert not (tmp_path / "x").exists()
+    for text in ("{", "{}", '{"version": 1, "state": {"$tensor": "w"}}', '{"version": 2, "state": 0}'):
+        serialization.save_tensors({}, tmp_path / "x", {"tinyflow": text})
+        with pytest.raises(ValueError, match=r"x is damaged|of version 2, expected 1"):
+            serialization.load(tmp_path / "x")
+    torch.save({"w": torch.ones(1)}, tmp_path / "theirs.pth")
+    with pytest.raises(ValueError, match="is a file that torch saved, expected a safetensors file"):
+        serialization.load_tensors(tmp_path / "theirs.pth")
+
+
+def test_a_nest_goes_as_in_torch(tmp_path):
+    """Model, optimiser and numbers in one dictionary, as training programs save them."""
+    model = nn.Linear(3, 2)
+    optimizer = tinyflow.optim.Adam(model.parameters(), lr=0.1)
+    model(tinyflow.ones(4, 3)).sum().backward()
+    optimizer.step()
+    saved = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": 3, "best": (0.5, None, ["a"])}
+    saved["model.weight"] = model.weight  # the path of another tensor
+    tinyflow.save(saved, tmp_path / "all.ckpt")
+    loaded = tinyflow.load(tmp_path / "all.ckpt")
+    assert list(loaded) == list(saved) and loaded["epoch"] == 3 and loaded["best"] == (0.5, None, ["a"])
+    other = nn.Linear(3, 2)
+    again = tinyflow.optim.Adam(other.parameters(), lr=0.5)
+    other.load_state_dict(loaded["model"])
+    again.load_state_dict(loaded["optimizer"])
+    assert other.weight.tolist() == model.weight.tolist() == loaded["model.weight"].tolist()
+    assert again.param_groups[0]["lr"] == 0.1 and again.state[other.weight]["step"] == 1
+    assert again.state[other.weight]["exp_avg"].tolist() == optimizer.state[model.weight]["exp_avg"].tolist()
+    tinyflow.save([tinyflow.ones(1), 2], tmp_path / "list")
+    assert [x if isinstance(x, int) else x.tolist() for x in tinyflow.load(tmp_path / "list")] == [[1.0], 2]
+
+
+def test_a_nest_that_torch_saved(tmp_path):
+    layer = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.Adam(layer.parameters(), lr=0.1)
+    layer(torch.ones(4, 3)).sum().backward()
+    optimizer.step()
+    torch.save({"model": layer.state_dict(), "optimizer": optimizer.state_dict(), "epoch": 3}, tmp_path / "all.pth")
+    loaded = tinyflow.load(tmp_path / "all.pth")
+    ours = nn.Linear(3, 2)
+    ours.load_state_dict(loaded["model"])
+    mine = tinyflow.optim.Adam(ours.parameters())
+    mine.load_state_dict(loaded["optimizer"])
+    assert loaded["epoch"] == 3 and ours.bias.tolist() == layer.bias.tolist()
+    assert mine.state[ours.weight]["exp_avg_sq"].tolist() == optimizer.state[layer.weight]["exp_avg_sq"].tolist()
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):

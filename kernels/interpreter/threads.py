@@ -123,7 +123,11 @@ _team: _Team | None = None
 
 
 def share(items: Sequence[Any], make_worker: Callable[[], Callable[[Any], None]], parallel: bool) -> None:
-    """Calls a worker on every item, in any order. Each thread makes its own worker; the first error is raised."""
+    """Calls a worker on every item, in any order. Each thread makes its own worker; the first error is raised.
+
+    The calling thread makes its worker before another may begin: that computes the values yet to be computed which workers
+    read, and two threads must not compute one value.
+    """
     if not parallel or CORES == 1 or len(items) < 2 or not _load.has_idle_core():
         worker = make_worker()
         for item in items:
@@ -132,10 +136,11 @@ def share(items: Sequence[Any], make_worker: Callable[[], Callable[[Any], None]]
     global _team
     if _team is None or _team.process != os.getpid():
         _team = _Team()
+    worker = make_worker()
     job = _Job(items, make_worker)
     for _ in range(min(CORES, len(items)) - 1):
         _team.requests.put(job.help_out)
-    job.work()
+    job.work(lambda: worker)
     job.wait()
 
 
@@ -151,9 +156,9 @@ class _Job:
         self.finished = threading.Semaphore(0)
         self.errors: list[BaseException] = []
 
-    def work(self) -> None:
+    def work(self, make_worker: Callable[[], Callable[[Any], None]]) -> None:
         try:
-            worker = self.make_worker()
+            worker = make_worker()
             for item in self.remaining:
                 worker(item)
         except BaseException as error:
@@ -164,7 +169,7 @@ class _Job:
             if self.closed:
                 return
             self.helpers += 1
-        self.work()
+        self.work(self.make_worker)
         self.finished.release()
 
     def wait(self) -> None:

@@ -571,6 +571,7 @@ for _family in (
     _random,
     _optimizer,
     _updates,
+    _recurrent,
     _amp,
     _batch_norm,
     _fused,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import numpy as np
@@ -105,10 +106,10 @@ def test_dense_layouts_only() -> None:
     assert not memory.is_strided(torch.ones(2, dtype=torch.complex64).conj().imag)
 
 
-def test_files_hold_tensors_only(tmp_path: Any) -> None:
-    torch.save({"a": torch.ones(2, requires_grad=True)}, tmp_path / "good.pth")
-    torch.save([1, 2], tmp_path / "list.pth")
-    loaded = memory.load_tensors(str(tmp_path / "good.pth"))
-    assert loaded["a"].tolist() == [1.0, 1.0] and not loaded["a"].requires_grad
-    with pytest.raises(ValueError, match="expected a dictionary of tensors, got list"):
-        memory.load_tensors(str(tmp_path / "list.pth"))
+def test_files_are_read_without_running_code(tmp_path: Any) -> None:
+    torch.save({"a": [torch.ones(2, requires_grad=True), 3]}, tmp_path / "good.pth")
+    loaded = memory.load_saved(str(tmp_path / "good.pth"))
+    assert loaded["a"][0].tolist() == [1.0, 1.0] and loaded["a"][1] == 3
+    torch.save({"a": print}, tmp_path / "bad.pth")
+    with pytest.raises(pickle.UnpicklingError):
+        memory.load_saved(str(tmp_path / "bad.pth"))
