@@ -622,3 +622,25 @@ def _copy_rows(x_ptr, out_ptr, x_stride, out_stride, n, BLOCK: tl.constexpr):
     i = tl.arange(0, BLOCK)
     x = tl.load(x_ptr + row * x_stride + i, mask=i < n, other=0)
     tl.store(out_ptr + row * out_stride + i, x, mask=i < n)
+
+
+def test_memory_is_let_go_after_a_launch() -> None:
+    """The checks of a launch refer to each other; what was launched must not wait for them to be collected."""
+    import gc
+    import weakref
+
+    import tinyflow
+
+    made: list[weakref.ref[torch.Tensor]] = []
+    note = lambda buffer: made.append(weakref.ref(buffer))  # noqa: E731
+    gc.disable()
+    memory.allocation_hooks.append(note)
+    try:
+        with checks.strict():
+            x = tinyflow.zeros(100, requires_grad=True)
+            x.exp().sum().backward()
+            del x
+        assert made and all(known() is None for known in made)
+    finally:
+        memory.allocation_hooks.remove(note)
+        gc.enable()

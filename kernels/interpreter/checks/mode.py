@@ -200,6 +200,8 @@ def _run(inner: Callable[..., Any]) -> Callable[..., Any]:
             if 0 not in _mode.launch.grid:
                 _mode.launch.run()
         finally:
+            if _mode.launch is not None:
+                _mode.launch.forget()
             _mode.launch = None
             patches.restore()
         if elsewhere:
