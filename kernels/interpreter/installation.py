@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
+import importlib
 import types
 from typing import Any
 
@@ -13,6 +15,10 @@ from triton.language.semantic import TritonSemantic
 from triton.runtime import interpreter as stock
 
 from tinyflow.kernels.interpreter import builder, launch, memo, operators, reductions, semantics
+
+# Triton imports this at the first launch otherwise, while its language is patched, and on Python 3.10 fails there.
+with contextlib.suppress(ImportError):
+    importlib.import_module("triton.experimental.gluon")
 
 _MISSING = object()
 
