@@ -15,6 +15,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 import tinyflow.kernels.interpreter as interpreter
 from tinyflow.kernels import memory
+from tinyflow.kernels.configs import Config
 from tinyflow.kernels.interpreter import checks
 from tinyflow.kernels.interpreter.checks import StrictError, fresh, strict
 
@@ -644,3 +645,14 @@ def test_memory_is_let_go_after_a_launch() -> None:
     finally:
         memory.allocation_hooks.remove(note)
         gc.enable()
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_pointers_whose_base_came_with_an_array(seed: int) -> None:
+    """Places that are read from memory, added to a pointer: a sort digit by digit, in tiles that programs share."""
+    from tinyflow.kernels import sorting
+
+    keys = torch.randint(0, 2**9 - 1, (515,), generator=torch.Generator().manual_seed(seed))
+    with sorting.digit_configs.forced(Config({"BITS": 2, "BLOCK": 16})), checks.strict(seed):
+        found = sorting.radix_order(keys, 9)
+    assert torch.equal(found, keys.argsort(stable=True))

@@ -298,8 +298,10 @@ def without_tags(pointer: Any) -> Any:
     """A handle of the same pointers, as memory knows them."""
     form = getattr(pointer, "_form", None)
     if type(form) is Separable:
-        address = form.constant & int(ADDRESS_MASK)
-        return symbolic(Separable(form.shape, address, form.terms, form.dtype), pointer.dtype)
+        low, high = form.range()  # the tag may stand in a term as well as in the constant
+        tag = low & ~int(ADDRESS_MASK)
+        if high & ~int(ADDRESS_MASK) == tag:
+            return symbolic(Separable(form.shape, form.constant - tag, form.terms, form.dtype), pointer.dtype)
     return type(pointer)(untag(np.asarray(pointer.data)), pointer.dtype)
 
 
