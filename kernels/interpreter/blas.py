@@ -15,7 +15,7 @@ _BY_ROWS, _AS_IS, _TRANSPOSED = 101, 111, 112  # of the C interface of the BLAS
 
 
 @functools.cache
-def library() -> ctypes.CDLL | None:
+def openblas() -> ctypes.CDLL | None:
     """The OpenBLAS in numpy's wheel, or None."""
     folder = os.path.join(os.path.dirname(np.__file__), os.pardir, "numpy.libs")
     for path in glob.glob(os.path.join(folder, "*openblas*")):
@@ -27,7 +27,7 @@ def library() -> ctypes.CDLL | None:
 def _product(kind: np.dtype) -> Callable[..., None] | None:
     """``cblas_sgemm`` or ``cblas_dgemm``, or None."""
     letter, scalar = {"f4": ("s", ctypes.c_float), "f8": ("d", ctypes.c_double)}.get(kind.str[1:], ("", None))
-    found = library()
+    found = openblas()
     if found is None or scalar is None:
         return None
     for prefix in ("scipy_cblas_", "cblas_"):

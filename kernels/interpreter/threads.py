@@ -40,7 +40,7 @@ CORES = _available_cores()
 
 def _find_blas() -> tuple[Callable[[int], None], Callable[[], int]] | None:
     """The functions that set and get the thread count of the OpenBLAS in numpy's wheel, or None."""
-    found = blas.library()
+    found = blas.openblas()
     for name in _SETTERS if found is not None else ():
         getter = name.replace("_set_", "_get_")
         if hasattr(found, name) and hasattr(found, getter):
