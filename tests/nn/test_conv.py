@@ -75,3 +75,9 @@ def test_mistakes_say_so() -> None:
         nn.ConvTranspose3d(3, 4, 3, padding="same")
     with pytest.raises(ValueError, match="Conv3d: in_channels and out_channels must be divisible by groups=2"):
         nn.Conv3d(3, 4, 3, groups=2)
+    with pytest.raises(TypeError, match=r"Conv2d: expected kernel_size to be an integer or 2 integers, got '3'"):
+        nn.Conv2d(3, 4, "3")
+    with pytest.raises(TypeError, match=r"Conv3d: expected kernel_size to be an integer or 3 integers, got \(3, 3\)"):
+        nn.Conv3d(3, 4, (3, 3))
+    with pytest.raises(TypeError, match=r"Conv1d: expected stride to be one integer, got 1.5"):
+        nn.Conv1d(3, 4, 3, stride=1.5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from typing import Any
 
 import tinyflow
@@ -17,9 +18,13 @@ Sizes = int | tuple[int, ...]
 _PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 
-def _tuple(value: Any, ndim: int) -> tuple[int, ...]:
+def _each(layer: str, name: str, value: Any, ndim: int) -> tuple[int, ...]:
     """A setting for every spatial dimension; an integer stands for all of them."""
-    return tuple(value) if isinstance(value, (tuple, list)) else (value,) * ndim
+    given = tuple(value) if isinstance(value, (tuple, list)) else (value,) * ndim
+    if len(given) != ndim or not all(hasattr(n, "__index__") for n in given):
+        numbers = "one integer" if ndim == 1 else f"an integer or {ndim} integers"
+        raise TypeError(f"{layer}: expected {name} to be {numbers}, got {value!r}")
+    return tuple(operator.index(n) for n in given)
 
 
 def _channels_innermost(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -57,11 +62,12 @@ class _Convolution(Module):
         self._check(in_channels, out_channels, groups, padding, stride, padding_mode)
         self.in_channels = in_channels
         self.out_channels = out_channels
-        self.kernel_size = _tuple(kernel_size, self.ndim)
-        self.stride = _tuple(stride, self.ndim)
-        self.padding: Any = padding if isinstance(padding, str) else _tuple(padding, self.ndim)
-        self.dilation = _tuple(dilation, self.ndim)
-        self.output_padding = _tuple(output_padding, self.ndim)
+        layer = type(self).__name__
+        self.kernel_size = _each(layer, "kernel_size", kernel_size, self.ndim)
+        self.stride = _each(layer, "stride", stride, self.ndim)
+        self.padding: Any = padding if isinstance(padding, str) else _each(layer, "padding", padding, self.ndim)
+        self.dilation = _each(layer, "dilation", dilation, self.ndim)
+        self.output_padding = _each(layer, "output_padding", output_padding, self.ndim)
         self.groups = groups
         self.padding_mode = padding_mode
         outer, inner = (in_channels, out_channels) if self.transposed else (out_channels, in_channels)
@@ -101,7 +107,7 @@ class _Convolution(Module):
             )
         if isinstance(padding, str) and padding not in ("same", "valid"):
             raise ValueError(f"{name}: expected padding 'same', 'valid' or numbers, got {padding!r}")
-        if padding == "same" and any(s != 1 for s in _tuple(stride, self.ndim)):
+        if padding == "same" and any(s != 1 for s in _each(name, "stride", stride, self.ndim)):
             raise ValueError(f"{name}: padding='same' is not supported for strided convolutions, got stride={stride}")
         if padding_mode not in _PADDING_MODES:
             raise ValueError(
