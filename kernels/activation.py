@@ -8,15 +8,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from tinyflow.kernels.arithmetic import divide
+from tinyflow.kernels.arithmetic import divide, logistic
 from tinyflow.kernels.elementwise import FLOAT, Pointwise
-from tinyflow.kernels.special import expm1_of, inverse, small_log1p
-
-
-@triton.jit
-def logistic(x):
-    """1 / (1 + exp(-x))."""
-    return inverse(1.0 + tl.exp(-x))
+from tinyflow.kernels.special import expm1_of, small_log1p
 
 
 @triton.jit

@@ -14,10 +14,10 @@ import triton.language as tl
 from tinyflow.kernels import dtypes, memory, strides, tables
 from tinyflow.kernels.addressing import float_bits, float_from_bits
 from tinyflow.kernels.elementwise import copy, copy_into, full
-from tinyflow.kernels.launch import Config, Configs, Cost, cdiv, check_same_device, launch, nbytes
+from tinyflow.kernels.launch import Config, Cost, cdiv, check_same_device, launch, nbytes
 from tinyflow.kernels.memory import Buffer
 from tinyflow.kernels.reduction import amax
-from tinyflow.kernels.tables import pointers
+from tinyflow.kernels.tables import pointers, tile
 
 
 @triton.jit
@@ -40,12 +40,7 @@ def _unscale_kernel(
     BLOCK: tl.constexpr,
 ):
     chunk = tl.program_id(0) * CHUNKS + tl.arange(0, CHUNKS)
-    listed = chunk < chunks
-    tensor = tl.load(chunks_ptr + chunk, mask=listed, other=0)
-    start = tl.load(chunks_ptr + chunks + chunk, mask=listed, other=0)
-    left = tl.load(addresses_ptr + tensors + tensor, mask=listed, other=0) - start
-    lane = tl.arange(0, BLOCK)
-    mask = listed[:, None] & (lane[None, :] < left[:, None])
+    tensor, start, listed, lane, mask = tile(chunk, chunks_ptr, chunks, addresses_ptr, 1, tensors, BLOCK)
     g_ptr = pointers(addresses_ptr, 0, tensors, tensor, listed, start, lane, DTYPE, ALIGN)
     g = tl.load(g_ptr, mask=mask, other=0).to(COMPUTE)
     inverse = (1.0 / tl.load(scale_ptr).to(tl.float64)).to(COMPUTE)
@@ -67,16 +62,8 @@ def _update_scale_kernel(scale_ptr, tracker_ptr, found_inf_ptr, growth_factor, b
     tl.store(tracker_ptr, tl.where(lost | grows, 0, good_steps))
 
 
-_GPU = Config({"CHUNKS": 1, "BLOCK": 2048}, num_warps=8)
-_GPU_SMALL = Config({"CHUNKS": 4, "BLOCK": 256})
 _ONE = Config({}, num_warps=1)
-
-
-def _choose(sizes: Sequence[int]) -> Config:
-    return _GPU if max(sizes) > 1024 else _GPU_SMALL
-
-
-unscale_configs = Configs("_unscale_kernel", (_GPU, _GPU_SMALL), _choose, tables.interpreter_tile)
+unscale_configs = tables.configs("_unscale_kernel", 2048)
 
 
 def unscale(grads: Sequence[Buffer], scale: Buffer) -> Buffer:

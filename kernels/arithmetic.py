@@ -64,8 +64,20 @@ def square_root(x):
 
 
 @triton.jit
-def _reciprocal(x):
+def inverse(x):
+    """1 / x."""
     return divide(tl.cast(1.0, x.dtype), x)
+
+
+@triton.jit
+def logistic(x):
+    """1 / (1 + exp(-x))."""
+    return inverse(1.0 + tl.exp(-x))
+
+
+@triton.jit
+def _reciprocal(x):
+    return inverse(x)
 
 
 @triton.jit
@@ -75,7 +87,7 @@ def _sqrt(x):
 
 @triton.jit
 def _rsqrt(x):
-    return _reciprocal(square_root(x))
+    return inverse(square_root(x))
 
 
 @triton.jit
@@ -100,7 +112,7 @@ def _cos(x):
 
 @triton.jit
 def _sigmoid(x):
-    return _reciprocal(1.0 + tl.exp(-x))
+    return logistic(x)
 
 
 @triton.jit
@@ -196,7 +208,8 @@ def _div(x, other):
 
 
 @triton.jit
-def _truncated_remainder(x, other):
+def truncated_remainder(x, other):
+    """What the quotient's whole part leaves, with the sign of ``x``."""
     if x.dtype == tl.float32:  # a GPU's % multiplies a rounded quotient, which float64 makes exact for float32
         r = (x.to(tl.float64) % other.to(tl.float64)).to(tl.float32)
     else:
@@ -208,7 +221,7 @@ def _truncated_remainder(x, other):
 def _floor_divide(x, other):
     if x.dtype.is_floating():
         # the quotient of a multiple of the divisor, rounded to the whole number that it is, as Python's //
-        r = _truncated_remainder(x, other)
+        r = truncated_remainder(x, other)
         borrow = tl.where((r != 0) & ((r < 0) != (other < 0)), 1.0, 0.0).to(x.dtype)
         result = tl.floor(divide(x - r, other) - borrow + 0.5)
         result = tl.where(other == 0, divide(x, other), result)
@@ -221,7 +234,7 @@ def _floor_divide(x, other):
 @triton.jit
 def _remainder(x, other):
     # The sign of the divisor, as in Python; tl's % has the sign of the dividend, as C's fmod.
-    r = _truncated_remainder(x, other)
+    r = truncated_remainder(x, other)
     return tl.where((r != 0) & ((r < 0) != (other < 0)), r + other, r)
 
 

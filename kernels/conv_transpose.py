@@ -116,18 +116,9 @@ def conv_transpose2d(
     written once; with a bias the result is read and written again.
     """
     return _conv_transpose(
-        "conv_transpose2d",
-        conv2d_input_grad,
-        x,
-        weight,
-        bias,
-        stride,
-        padding,
-        output_padding,
-        groups,
-        dilation,
+        "conv_transpose2d", conv2d_input_grad, x, weight, bias, stride, padding, output_padding, groups, dilation,
         allow_tf32,
-    )
+    )  # fmt: skip
 
 
 def conv_transpose3d(
@@ -143,15 +134,6 @@ def conv_transpose3d(
 ) -> Buffer:
     """:func:`conv_transpose2d` over three dimensions: x (N, C, D, H, W), weight (C, K / groups, T, R, S)."""
     return _conv_transpose(
-        "conv_transpose3d",
-        conv3d_input_grad,
-        x,
-        weight,
-        bias,
-        stride,
-        padding,
-        output_padding,
-        groups,
-        dilation,
+        "conv_transpose3d", conv3d_input_grad, x, weight, bias, stride, padding, output_padding, groups, dilation,
         allow_tf32,
-    )
+    )  # fmt: skip

@@ -74,6 +74,15 @@ def _place_kernel(
 
 
 @triton.jit
+def tile(elements, INDEX: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_E: tl.constexpr):
+    """A program's rows, and its elements in them."""
+    program = tl.program_id(0).to(INDEX)
+    tiles = tl.cdiv(elements, BLOCK_E)
+    row = (program // tiles) * BLOCK_B + tl.arange(0, BLOCK_B).to(INDEX)
+    return row, (program % tiles) * BLOCK_E + tl.arange(0, BLOCK_E).to(INDEX)
+
+
+@triton.jit
 def _gather_kernel(
     x_ptr,
     place_ptr,
@@ -91,10 +100,7 @@ def _gather_kernel(
     BLOCK_B: tl.constexpr,
     BLOCK_E: tl.constexpr,
 ):
-    program = tl.program_id(0).to(INDEX)
-    tiles = tl.cdiv(elements, BLOCK_E)
-    b = (program // tiles) * BLOCK_B + tl.arange(0, BLOCK_B).to(INDEX)
-    e = (program % tiles) * BLOCK_E + tl.arange(0, BLOCK_E).to(INDEX)
+    b, e = tile(elements, INDEX, BLOCK_B, BLOCK_E)
     mask = (b < rows)[:, None] & (e < elements)[None, :]
     place = tl.load(place_ptr + b, mask=b < rows, other=0).to(INDEX)
     x = tl.load(

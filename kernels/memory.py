@@ -336,10 +336,6 @@ def device_name(d: device) -> str:
     return torch.cuda.get_device_name(d) if d.type == "cuda" else d.type
 
 
-def torch_version() -> str:
-    return torch.__version__
-
-
 def load_saved(path: str) -> Any:
     """Reads what torch saved, on the CPU, refusing anything but tensors and plain containers."""
     return torch.load(path, map_location="cpu", weights_only=True)

@@ -16,12 +16,12 @@ from collections.abc import Sequence
 import triton
 import triton.language as tl
 
-from tinyflow.kernels import dtypes, memory, strides, tables
+from tinyflow.kernels import dtypes, memory, tables
 from tinyflow.kernels.addressing import float_from_bits
-from tinyflow.kernels.elementwise import copy, copy_into
-from tinyflow.kernels.launch import Config, Configs, Cost, cdiv, launch, nbytes
+from tinyflow.kernels.flat import Flat, Group, check_like_parameters
+from tinyflow.kernels.launch import Cost, cdiv, launch, nbytes
 from tinyflow.kernels.memory import Buffer
-from tinyflow.kernels.tables import pointers
+from tinyflow.kernels.tables import pointers, tile
 
 
 @triton.jit(do_not_specialize=["lr", "momentum", "dampening", "weight_decay"])
@@ -48,18 +48,13 @@ def _sgd_kernel(
     CHUNKS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    chunk = tl.program_id(0) * CHUNKS + tl.arange(0, CHUNKS)
-    listed = chunk < chunks
     if settings_ptr is not None:
         lr = tl.load(settings_ptr)
         momentum = tl.load(settings_ptr + 1)
         dampening = tl.load(settings_ptr + 2)
         weight_decay = tl.load(settings_ptr + 3)
-    tensor = tl.load(chunks_ptr + chunk, mask=listed, other=0)
-    start = tl.load(chunks_ptr + chunks + chunk, mask=listed, other=0)
-    left = tl.load(addresses_ptr + 4 * tensors + tensor, mask=listed, other=0) - start
-    lane = tl.arange(0, BLOCK).to(tl.int64)
-    mask = listed[:, None] & (lane[None, :] < left[:, None])
+    chunk = tl.program_id(0) * CHUNKS + tl.arange(0, CHUNKS)
+    tensor, start, listed, lane, mask = tile(chunk, chunks_ptr, chunks, addresses_ptr, 4, tensors, BLOCK)
     changed = mask
     if found_inf_ptr is not None:
         changed = mask & (tl.load(found_inf_ptr) == 0)
@@ -94,15 +89,7 @@ def _sgd_kernel(
         tl.store(half_ptr, p.to(DTYPE).to(HALF), mask=mask & copied[:, None])
 
 
-_GPU = Config({"CHUNKS": 1, "BLOCK": 2048}, num_warps=8)
-_GPU_SMALL = Config({"CHUNKS": 4, "BLOCK": 256})
-
-
-def _choose(sizes: Sequence[int]) -> Config:
-    return _GPU if max(sizes) > 1024 else _GPU_SMALL
-
-
-sgd_configs = Configs("_sgd_kernel", (_GPU, _GPU_SMALL), _choose, tables.interpreter_tile)
+sgd_configs = tables.configs("_sgd_kernel", 2048)
 
 
 def settings_bits(lr: float, momentum: float, dampening: float, weight_decay: float) -> tuple[int, ...]:
@@ -116,12 +103,7 @@ def _check(params: Sequence[Buffer], grads: Sequence[Buffer], momentum_buffers: 
             continue
         if len(others) != len(params):
             raise ValueError(f"sgd: expected one {name} for each of {len(params)} parameters, got {len(others)}")
-        for k, (p, x) in enumerate(zip(params, others)):
-            if (x.shape, x.dtype, x.device) != (p.shape, p.dtype, p.device):
-                raise RuntimeError(
-                    f"sgd: expected the {name} of parameter {k} to be {tuple(p.shape)} {p.dtype} on {p.device}, "
-                    f"got {tuple(x.shape)} {x.dtype} on {x.device}"
-                )
+        check_like_parameters("sgd", name, params, others)
     for k, p in enumerate(params):
         dtypes.check_floating("sgd", **{f"parameter {k}": p})
 
@@ -145,33 +127,6 @@ def _check_half_copies(params: Sequence[Buffer], half_copies: Sequence[Buffer | 
                 f"got {tuple(x.shape)} {x.dtype} on {x.device}"
             )
     return found
-
-
-class _Flat:
-    """Buffers that are updated as flat memory: themselves, or dense copies that are written back."""
-
-    def __init__(self) -> None:
-        self._copied: list[tuple[Buffer, Buffer]] = []
-
-    def read(self, x: Buffer, layout: Sequence[int]) -> Buffer:
-        """``x`` with the strides ``layout``."""
-        return x if _strides(x) == _strides(x, layout) else copy(x, layout=layout)
-
-    def write(self, x: Buffer, layout: Sequence[int]) -> Buffer:
-        """``x`` with the strides ``layout``; :meth:`finish` brings changes back."""
-        dense = self.read(x, layout)
-        if dense is not x:
-            self._copied.append((x, dense))
-        return dense
-
-    def finish(self) -> None:
-        for x, dense in self._copied:
-            copy_into(x, dense)
-
-
-def _strides(x: Buffer, layout: Sequence[int] | None = None) -> list[int]:
-    """The strides that matter: those of dimensions with more than one element."""
-    return [st for n, st in zip(x.shape, x.stride() if layout is None else layout) if n != 1]
 
 
 def sgd(
@@ -222,30 +177,15 @@ def sgd(
     values = lr, momentum, dampening, weight_decay
     _check(params, grads, buffers)
     half = _check_half_copies(params, half_copies)
-    groups: dict[tuple[memory.dtype, memory.device, int], list[tuple[Buffer | None, ...]]] = {}
-    flat = _Flat()
-    for k, p in enumerate(params):
-        if p.numel():
-            dense = flat.write(p, p.stride() if memory.is_dense(p) else strides.like(p))
-            layout = dense.stride()
-            member: tuple[Buffer | None, ...] = (dense, flat.read(grads[k], layout))
-            if buffers is not None:
-                member += (flat.write(buffers[k], layout),)
-            if half is not None and half_copies is not None:
-                copied = half_copies[k]
-                member += (None if copied is None else flat.write(copied, layout),)
-            groups.setdefault((p.dtype, p.device, tables.size_class(p.numel())), []).append(member)
-    for (dtype, device, _), members in groups.items():
-        _launch_sgd(
-            members, dtype, device, half, values, buffers is not None, nesterov, maximize, first, settings, found_inf
-        )
+    flat = Flat()
+    written = [x for x in (buffers, None if half is None else half_copies) if x is not None]
+    for group in flat.groups(params, grads, written):
+        _launch_sgd(group, half, values, buffers is not None, nesterov, maximize, first, settings, found_inf)
     flat.finish()
 
 
 def _launch_sgd(
-    members: Sequence[tuple[Buffer | None, ...]],
-    dtype: memory.dtype,
-    device: memory.device,
+    group: Group,
     half: memory.dtype | None,
     values: tuple[float, float, float, float],
     with_momentum: bool,
@@ -255,30 +195,30 @@ def _launch_sgd(
     settings: Buffer | None,
     found_inf: Buffer | None,
 ) -> None:
-    sizes = tuple(m[0].numel() for m in members if m[0] is not None)
-    config = sgd_configs(dtype, sizes=sizes)
-    chunks = tables.chunks(sizes, config.blocks["BLOCK"], device)
-    addresses, aligned = tables.addresses(members, 5, device)
+    sizes = tuple(group.sizes)
+    config = sgd_configs(group.dtype, sizes=sizes)
+    chunks = tables.chunks(sizes, config.blocks["BLOCK"], group.device)
+    addresses, aligned = tables.addresses(group.members, 5, group.device)
     elements = sum(sizes)
     decay, mixes = values[3] != 0, with_momentum and not first
     flops = 2 + 2 * decay + 3 * mixes + 2 * (with_momentum and nesterov)
     moved = 3 + with_momentum + mixes
-    copies = [] if half is None else [m[-1] for m in members]
+    copies = [] if half is None else [m[-1] for m in group.members]
     launch(
         _sgd_kernel,
         (cdiv(chunks.shape[1], config.blocks["CHUNKS"]),),
         addresses,
         chunks,
-        len(members),
+        len(sizes),
         chunks.shape[1],
         *(settings_bits(*values) if settings is None else (0, 0, 0, 0)),
         settings,
         found_inf,
         config=config,
-        cost=Cost(flops * elements, moved * elements * dtype.itemsize + nbytes(addresses, chunks, *copies)),
-        device=device,
-        DTYPE=dtypes.triton_dtype(dtype),
-        COMPUTE=dtypes.compute_dtype(dtype),
+        cost=Cost(flops * elements, moved * elements * group.dtype.itemsize + nbytes(addresses, chunks, *copies)),
+        device=group.device,
+        DTYPE=dtypes.triton_dtype(group.dtype),
+        COMPUTE=dtypes.compute_dtype(group.dtype),
         DECAY=decay,
         MOMENTUM=with_momentum,
         FIRST=first,

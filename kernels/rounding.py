@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from tinyflow.kernels import memory
-from tinyflow.kernels.arithmetic import divide
+from tinyflow.kernels.arithmetic import divide, truncated_remainder
 from tinyflow.kernels.elementwise import BOOL, FLOAT, Pointwise
 from tinyflow.kernels.memory import Buffer
 from tinyflow.kernels.special import is_negative, with_sign
@@ -104,11 +104,7 @@ def _heaviside(x, values):
 
 @triton.jit
 def _fmod(x, other):
-    if x.dtype == tl.float32:  # a GPU's % multiplies a rounded quotient, which float64 makes exact for float32
-        r = (x.to(tl.float64) % other.to(tl.float64)).to(tl.float32)
-    else:
-        r = x % other
-    return r
+    return truncated_remainder(x, other)
 
 
 @triton.jit

@@ -30,6 +30,7 @@ from tinyflow.kernels.indexing import (
     elementwise_rows,
     grid,
     interpreter_rows,
+    tile,
     wide,
 )
 from tinyflow.kernels.launch import Configs, Cost, check_same_device, launch, nbytes
@@ -59,10 +60,7 @@ def _segment_kernel(
     BLOCK_B: tl.constexpr,
     BLOCK_E: tl.constexpr,
 ):
-    program = tl.program_id(0).to(INDEX)
-    tiles = tl.cdiv(elements, BLOCK_E)
-    s = (program // tiles) * BLOCK_B + tl.arange(0, BLOCK_B).to(INDEX)
-    e = (program % tiles) * BLOCK_E + tl.arange(0, BLOCK_E).to(INDEX)
+    s, e = tile(elements, INDEX, BLOCK_B, BLOCK_E)
     e_mask = (e < elements)[None, :]
     e_at = offsets(e, element_sizes, value_element_strides, ELEMENT_DIMS)[None, :]
     key = tl.load(keys_ptr + s, mask=s < rows, other=-1)
@@ -102,10 +100,7 @@ def _put_kernel(
     BLOCK_B: tl.constexpr,
     BLOCK_E: tl.constexpr,
 ):
-    program = tl.program_id(0).to(INDEX)
-    tiles = tl.cdiv(elements, BLOCK_E)
-    s = (program // tiles) * BLOCK_B + tl.arange(0, BLOCK_B).to(INDEX)
-    e = (program % tiles) * BLOCK_E + tl.arange(0, BLOCK_E).to(INDEX)
+    s, e = tile(elements, INDEX, BLOCK_B, BLOCK_E)
     key = tl.load(keys_ptr + s, mask=s < rows, other=-1)
     following = tl.load(keys_ptr + s + 1, mask=s + 1 < rows, other=-1)
     mask = ((s < rows) & (key != following))[:, None] & (e < elements)[None, :]  # one row for each place: its last

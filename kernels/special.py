@@ -18,7 +18,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from tinyflow.kernels.arithmetic import divide, square_root
+from tinyflow.kernels.arithmetic import divide, inverse, square_root
 from tinyflow.kernels.dtypes import Scalar
 from tinyflow.kernels.elementwise import FLOAT, Pointwise
 from tinyflow.kernels.memory import Buffer
@@ -31,12 +31,6 @@ def polynomial(x, COEFFICIENTS: tl.constexpr, COUNT: tl.constexpr):
     for k in tl.static_range(2, COUNT):
         result = result * x + COEFFICIENTS[k]
     return result
-
-
-@triton.jit
-def inverse(x):
-    """1 / x."""
-    return divide(tl.cast(1.0, x.dtype), x)
 
 
 @triton.jit

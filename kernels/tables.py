@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 
 from tinyflow.kernels import memory
-from tinyflow.kernels.configs import Config, interpreting
+from tinyflow.kernels.configs import Config, Configs, interpreting
 from tinyflow.kernels.launch import block, cdiv
 from tinyflow.kernels.memory import Buffer
 from tinyflow.kernels.mode import INTERPRETING
@@ -26,6 +26,20 @@ _ALIGNMENT = tl.constexpr(16)
 #: In the interpreter a program costs more than its elements. Tensors up to _SMALL elements share a tile; a larger one has
 #: programs of its own, whose addresses are plain ranges, at a launch with others of its size, not to pay for their tile.
 _SMALL, _LARGEST, _SHARED_TILE = 2**11, 2**20, 2**17
+
+
+@triton.jit
+def tile(chunk, chunks_ptr, chunks, addresses_ptr, row, tensors, BLOCK: tl.constexpr):
+    """The tile of some chunks: their tensors, their first elements there, which of them exist, the lanes, and the mask.
+
+    ``row`` of the table of addresses has the tensors' sizes.
+    """
+    listed = chunk < chunks
+    tensor = tl.load(chunks_ptr + chunk, mask=listed, other=0)
+    start = tl.load(chunks_ptr + chunks + chunk, mask=listed, other=0)
+    left = tl.load(addresses_ptr + row * tensors + tensor, mask=listed, other=0) - start
+    lane = tl.arange(0, BLOCK)
+    return tensor, start, listed, lane, listed[:, None] & (lane[None, :] < left[:, None])
 
 
 @triton.jit
@@ -45,7 +59,13 @@ def size_class(n: int) -> int:
     return block(n, _LARGEST).bit_length()
 
 
-def interpreter_tile(sizes: Sequence[int]) -> Config:
+def configs(kernel: str, length: int) -> Configs:
+    """The configurations of a kernel whose programs take CHUNKS chunks of BLOCK elements: ``length`` of a large tensor."""
+    large, small = Config({"CHUNKS": 1, "BLOCK": length}, num_warps=8), Config({"CHUNKS": 4, "BLOCK": 256})
+    return Configs(kernel, (large, small), lambda sizes: large if max(sizes) > 1024 else small, _interpreter_tile)
+
+
+def _interpreter_tile(sizes: Sequence[int]) -> Config:
     """The interpreter's tile for tensors of one size class."""
     chunk = block(max(sizes), _LARGEST)
     return Config({"CHUNKS": block(len(sizes), _SHARED_TILE // chunk) if chunk <= _SMALL else 1, "BLOCK": chunk})

@@ -17,7 +17,7 @@ from tinyflow.kernels.arithmetic import square_root
 from tinyflow.kernels.elementwise import copy, full
 from tinyflow.kernels.launch import Config, Configs, Cost, block, cdiv, check_same_device, launch, nbytes
 from tinyflow.kernels.memory import Buffer
-from tinyflow.kernels.tables import pointers
+from tinyflow.kernels.tables import pointers, tile
 
 #: The orders: the sum of magnitudes, the root of the sum of squares, the largest and the smallest magnitude.
 _ORDERS = {1.0: 1, 2.0: 2, math.inf: 3, -math.inf: 4}
@@ -49,12 +49,7 @@ def _partial_norms_kernel(
     BLOCK: tl.constexpr,
 ):
     chunk = tl.program_id(0) * CHUNKS + tl.arange(0, CHUNKS)
-    listed = chunk < chunks
-    tensor = tl.load(chunks_ptr + chunk, mask=listed, other=0)
-    start = tl.load(chunks_ptr + chunks + chunk, mask=listed, other=0)
-    left = tl.load(addresses_ptr + tensors + tensor, mask=listed, other=0) - start
-    lane = tl.arange(0, BLOCK)
-    mask = listed[:, None] & (lane[None, :] < left[:, None])
+    tensor, start, listed, lane, mask = tile(chunk, chunks_ptr, chunks, addresses_ptr, 1, tensors, BLOCK)
     x_ptr = pointers(addresses_ptr, 0, tensors, tensor, listed, start, lane, DTYPE, ALIGN)
     x = tl.abs(tl.load(x_ptr, mask=mask, other=0).to(COMPUTE))
     if ORDER == 1:
@@ -107,14 +102,8 @@ def _gather_norms_kernel(
     tl.store(out_ptr + tl.load(out_at_ptr + tensor, mask=exists, other=0), result, mask=exists)
 
 
-_GPU = Config({"CHUNKS": 1, "BLOCK": 4096}, num_warps=8)
-_GPU_SMALL = Config({"CHUNKS": 4, "BLOCK": 256})
 _GATHER = Config({"TENSORS": 1, "BLOCK": 512})
 _GATHER_FEW = Config({"TENSORS": 16, "BLOCK": 8}, num_warps=1)
-
-
-def _choose(sizes: Sequence[int]) -> Config:
-    return _GPU if max(sizes) > 1024 else _GPU_SMALL
 
 
 def _choose_gather(tensors: int, most: int) -> Config:
@@ -126,7 +115,7 @@ def _interpreter_gather(tensors: int, most: int) -> Config:
     return Config({"TENSORS": block(tensors, 2**16 // lanes), "BLOCK": lanes})
 
 
-configs = Configs("_partial_norms_kernel", (_GPU, _GPU_SMALL), _choose, tables.interpreter_tile)
+configs = tables.configs("_partial_norms_kernel", 4096)
 gather_configs = Configs("_gather_norms_kernel", (_GATHER, _GATHER_FEW), _choose_gather, _interpreter_gather)
 
 

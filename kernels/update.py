@@ -24,13 +24,13 @@ import numpy as np
 import triton
 import triton.language as tl
 
-from tinyflow.kernels import dtypes, memory, strides, tables
+from tinyflow.kernels import dtypes, memory, tables
 from tinyflow.kernels.addressing import float_from_bits
+from tinyflow.kernels.flat import Flat, Group, check_like_parameters
 from tinyflow.kernels.indexing import index_select
-from tinyflow.kernels.launch import Config, Configs, Cost, cdiv, launch, nbytes
+from tinyflow.kernels.launch import Cost, cdiv, launch, nbytes
 from tinyflow.kernels.memory import Buffer
-from tinyflow.kernels.optimizer import _Flat
-from tinyflow.kernels.tables import pointers
+from tinyflow.kernels.tables import pointers, tile
 
 #: How many numbers a rule takes, and the two before them: coupled weight decay, and what decoupled decay leaves of p.
 NUMBERS = 6
@@ -67,8 +67,6 @@ def _update_kernel(
     CHUNKS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    chunk = tl.program_id(0) * CHUNKS + tl.arange(0, CHUNKS)
-    listed = chunk < chunks
     if settings_ptr is not None:
         w0 = tl.load(settings_ptr)
         w1 = tl.load(settings_ptr + 1)
@@ -78,11 +76,8 @@ def _update_kernel(
         w5 = tl.load(settings_ptr + 5)
         w6 = tl.load(settings_ptr + 6)
         w7 = tl.load(settings_ptr + 7)
-    tensor = tl.load(chunks_ptr + chunk, mask=listed, other=0)
-    start = tl.load(chunks_ptr + chunks + chunk, mask=listed, other=0)
-    left = tl.load(addresses_ptr + (2 + STATES) * tensors + tensor, mask=listed, other=0) - start
-    lane = tl.arange(0, BLOCK)
-    mask = listed[:, None] & (lane[None, :] < left[:, None])
+    chunk = tl.program_id(0) * CHUNKS + tl.arange(0, CHUNKS)
+    tensor, start, listed, lane, mask = tile(chunk, chunks_ptr, chunks, addresses_ptr, 2 + STATES, tensors, BLOCK)
 
     p_ptr = pointers(addresses_ptr, 0, tensors, tensor, listed, start, lane, DTYPE, ALIGN)
     g_ptr = pointers(addresses_ptr, 1, tensors, tensor, listed, start, lane, DTYPE, ALIGN)
@@ -135,15 +130,7 @@ def _update_kernel(
         tl.store(c_ptr, c.to(DTYPE), mask=mask)
 
 
-_GPU = Config({"CHUNKS": 1, "BLOCK": 2048}, num_warps=8)
-_GPU_SMALL = Config({"CHUNKS": 4, "BLOCK": 256})
-
-
-def _choose(sizes: Sequence[int]) -> Config:
-    return _GPU if max(sizes) > 1024 else _GPU_SMALL
-
-
-configs = Configs("_update_kernel", (_GPU, _GPU_SMALL), _choose, tables.interpreter_tile)
+configs = tables.configs("_update_kernel", 2048)
 
 
 def words(decay: float, shrink: float, numbers: Sequence[float]) -> tuple[int, ...]:
@@ -200,26 +187,12 @@ class Update:
             TypeError: for parameters that are not floating point.
         """
         self._check(params, grads, states, factors)
-        flat = _Flat()
-        groups: dict[tuple[memory.dtype, memory.device, int], list[tuple[int, tuple[Buffer, ...]]]] = {}
-        for k, p in enumerate(params):
-            if p.numel():
-                dense = flat.write(p, p.stride() if memory.is_dense(p) else strides.like(p))
-                layout = dense.stride()
-                member = (dense, flat.read(grads[k], layout), *(flat.write(s[k], layout) for s in states))
-                groups.setdefault((p.dtype, p.device, tables.size_class(p.numel())), []).append((k, member))
+        flat = Flat()
         recorded = settings is not None  # what is 0 or 1 now may be something else at a replay
         bits = (0,) * _WORDS if recorded else words(decay, shrink, numbers)
-        for (dtype, device, _), chosen in groups.items():
-            self._launch(
-                [member for _, member in chosen],
-                dtype,
-                device,
-                bits,
-                settings,
-                _factors_of(factors, [k for k, _ in chosen]),
-                {"DECAY": recorded or decay != 0, "SHRINK": recorded or shrink != 1, "MAXIMIZE": maximize},
-            )
+        shared = {"DECAY": recorded or decay != 0, "SHRINK": recorded or shrink != 1, "MAXIMIZE": maximize}
+        for group in flat.groups(params, grads, states):
+            self._launch(group, bits, settings, _factors_of(factors, group.places), shared)
         flat.finish()
 
     def _check(
@@ -239,38 +212,31 @@ class Update:
                 f"{self.name}: expected factors of shape () or ({len(params)},), got {tuple(factors.shape)}"
             )
         for name, others in (("gradient", grads), *((f"state {n}", s) for n, s in enumerate(states))):
-            for k, (p, x) in enumerate(zip(params, others)):
-                if (x.shape, x.dtype, x.device) != (p.shape, p.dtype, p.device):
-                    raise RuntimeError(
-                        f"{self.name}: expected the {name} of parameter {k} to be {tuple(p.shape)} {p.dtype} on "
-                        f"{p.device}, got {tuple(x.shape)} {x.dtype} on {x.device}"
-                    )
+            check_like_parameters(self.name, name, params, others)
         for k, p in enumerate(params):
             dtypes.check_floating(self.name, **{f"parameter {k}": p})
 
     def _launch(
         self,
-        members: Sequence[tuple[Buffer, ...]],
-        dtype: memory.dtype,
-        device: memory.device,
+        group: Group,
         bits: Sequence[int],
         settings: Buffer | None,
         factors: Buffer | None,
         shared: dict[str, bool],
     ) -> None:
-        sizes = tuple(m[0].numel() for m in members)
-        config = configs(dtype, sizes=sizes)
-        chunks = tables.chunks(sizes, config.blocks["BLOCK"], device)
-        addresses, aligned = tables.addresses(members, 3 + self.states, device)
+        sizes = tuple(group.sizes)
+        config = configs(group.dtype, sizes=sizes)
+        chunks = tables.chunks(sizes, config.blocks["BLOCK"], group.device)
+        addresses, aligned = tables.addresses(group.members, 3 + self.states, group.device)
         elements = sum(sizes)
         flops = self.flops + 2 * shared["DECAY"] + shared["SHRINK"] + (factors is not None)
-        moved = (2 + self.moves + 2 * self.states - self.fresh) * elements * dtype.itemsize
+        moved = (2 + self.moves + 2 * self.states - self.fresh) * elements * group.dtype.itemsize
         launch(
             _update_kernel,
             (cdiv(chunks.shape[1], config.blocks["CHUNKS"]),),
             addresses,
             chunks,
-            len(members),
+            len(sizes),
             chunks.shape[1],
             *bits,
             settings,
@@ -278,13 +244,13 @@ class Update:
             factors.stride(0) if factors is not None and factors.dim() else 0,
             config=config,
             cost=Cost(flops * elements, moved + nbytes(addresses, chunks)),
-            device=device,
+            device=group.device,
             RULE=self.rule,
             STATES=self.states,
             FRESH=self.fresh,
             MOVES=self.moves,
-            DTYPE=dtypes.triton_dtype(dtype),
-            COMPUTE=dtypes.compute_dtype(dtype),
+            DTYPE=dtypes.triton_dtype(group.dtype),
+            COMPUTE=dtypes.compute_dtype(group.dtype),
             ALIGN=aligned,  # chunks are whole vectors
             **shared,
         )

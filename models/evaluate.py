@@ -13,7 +13,7 @@ from tinyflow.models import checkpoint
 from tinyflow.models.classifier import Classifier, Judgement, judge
 from tinyflow.models.config import Evaluate
 from tinyflow.models.device import choose_device
-from tinyflow.models.errors import InputError
+from tinyflow.models.errors import InputError, check_positive
 
 
 def evaluate(config: Evaluate) -> int:
@@ -22,8 +22,7 @@ def evaluate(config: Evaluate) -> int:
     Raises:
         InputError, DataError: if checkpoint or data cannot be used.
     """
-    if config.batch_size < 1:
-        raise InputError(f"--batch-size: expected at least 1, got {config.batch_size}")
+    check_positive(config, "batch_size")
     state = checkpoint.load(config.checkpoint)
     classifier = Classifier.from_state(state, config.checkpoint, choose_device(config.device))
     trained_on = state["config"]["data"]

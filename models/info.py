@@ -18,7 +18,7 @@ import tinyflow
 from tinyflow import nn, profiler
 from tinyflow.models.catalogue import build
 from tinyflow.models.config import Info
-from tinyflow.models.errors import InputError, one_line
+from tinyflow.models.errors import InputError, check_positive, one_line
 from tinyflow.nn import fusion
 from tinyflow.optim import SGD
 from tinyflow.profiler import Ceilings, Layer
@@ -32,13 +32,7 @@ def info(config: Info) -> int:
     Raises:
         InputError: if there is no such model, or it does not take such images.
     """
-    for name, value in (
-        ("image-size", config.image_size),
-        ("batch-size", config.batch_size),
-        ("classes", config.classes),
-    ):
-        if value < 1:
-            raise InputError(f"--{name}: expected at least 1, got {value}")
+    check_positive(config, "image_size", "batch_size", "classes")
     gpu = _ceilings(config)
     layers = count(config)
     if config.json:

@@ -10,7 +10,7 @@ import numpy as np
 from tinyflow.models.classifier import Classifier
 from tinyflow.models.config import Predict
 from tinyflow.models.device import choose_device
-from tinyflow.models.errors import InputError
+from tinyflow.models.errors import InputError, check_positive
 
 _BATCH = 32
 
@@ -23,8 +23,7 @@ def predict(config: Predict) -> int:
     """
     if not config.images:
         raise InputError("expected at least one image file")
-    if config.top < 1:
-        raise InputError(f"--top: expected at least 1, got {config.top}")
+    check_positive(config, "top")
     device = choose_device(config.device)
     if config.weights is not None:
         classifier = Classifier.pretrained(config.model, config.weights, device)

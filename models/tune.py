@@ -13,7 +13,7 @@ from tinyflow import nn, profiler, tuning
 from tinyflow.models.catalogue import build
 from tinyflow.models.config import Tune
 from tinyflow.models.device import choose_device
-from tinyflow.models.errors import InputError, one_line
+from tinyflow.models.errors import InputError, check_positive, one_line
 from tinyflow.tuning import Call, Problem, Trial
 
 _PACKAGES = ("torch", "triton")
@@ -25,14 +25,7 @@ def tune(config: Tune) -> int:
     Raises:
         InputError: if there is no such model, kernel or device, or the table cannot be written.
     """
-    for name, value in (
-        ("image-size", config.image_size),
-        ("batch-size", config.batch_size),
-        ("classes", config.classes),
-        ("rounds", config.rounds),
-    ):
-        if value < 1:
-            raise InputError(f"--{name}: expected at least 1, got {value}")
+    check_positive(config, "image_size", "batch_size", "classes", "rounds")
     device = choose_device(config.device)
     if config.out is None and profiler.interpreting():
         raise InputError("the interpreter's times say nothing about a GPU: name a table of your own with --out")

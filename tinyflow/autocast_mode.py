@@ -64,6 +64,10 @@ class _Kept(NamedTuple):
     cast: Tensor
 
 
+#: What of the state is set for a region: the device types that are enabled, their half precision, whether casts are kept.
+Noted = tuple[frozenset[str], dict[str, memory.dtype], bool]
+
+
 class _State(threading.local):
     def __init__(self) -> None:
         self.active = False  # whether any device type is enabled: all that an operation looks at outside regions
@@ -75,6 +79,15 @@ class _State(threading.local):
 
     def enable(self, enabled: frozenset[str]) -> None:
         self.enabled, self.active = enabled, bool(enabled)
+
+    def noted(self) -> Noted:
+        """The state as it is, for :meth:`restore`."""
+        return self.enabled, dict(self.dtypes), self.cache_enabled
+
+    def restore(self, noted: Noted) -> None:
+        enabled, dtypes, self.cache_enabled = noted
+        self.dtypes = dict(dtypes)
+        self.enable(enabled)
 
 
 state = _State()
@@ -135,13 +148,13 @@ class _Region:
     """Sets the state and puts it back; regions nest, and the cache is cleared where the outermost ends."""
 
     def __init__(self) -> None:
-        self._before: list[tuple[frozenset[str], dict[str, memory.dtype], bool]] = []
+        self._before: list[Noted] = []
 
     def _set(self) -> None:
         raise NotImplementedError
 
     def __enter__(self) -> Any:
-        self._before.append((state.enabled, dict(state.dtypes), state.cache_enabled))
+        self._before.append(state.noted())
         state.depth += 1
         self._set()
         return self
@@ -149,8 +162,7 @@ class _Region:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        enabled, state.dtypes, state.cache_enabled = self._before.pop()
-        state.enable(enabled)
+        state.restore(self._before.pop())
         state.depth -= 1
         if state.depth == 0:
             clear_autocast_cache()
@@ -216,6 +228,17 @@ class disabled(_Region):
 
     def _set(self) -> None:
         state.enable(frozenset())
+
+
+class restored(_Region):
+    """A region like the one in which ``state.noted()`` was called."""
+
+    def __init__(self, noted: Noted) -> None:
+        super().__init__()
+        self._noted = noted
+
+    def _set(self) -> None:
+        state.restore(self._noted)
 
 
 # ---- what operations ask -------------------------------------------------------------------------------------------

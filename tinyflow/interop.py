@@ -12,7 +12,7 @@ a GPU both work on torch's current stream.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -37,6 +37,43 @@ def _listed(name: str, outputs: Any, kind: type) -> tuple[Any, ...]:
             f"got {type(wrong[0] if wrong else outputs).__name__}"
         )
     return found
+
+
+class _Library(NamedTuple):
+    """What calls a function of one of the two libraries: the name that errors give, and what of the library it takes."""
+
+    caller: str
+    tensor: type
+    enable_grad: Callable[[], Any]
+    gradients: Callable[..., Any]
+
+
+_OURS = _Library("to_torch_function", Tensor, enable_grad, gradients)
+_TORCHS = _Library("from_torch_function", torch.Tensor, torch.enable_grad, torch.autograd.grad)
+
+
+def _pullback(
+    library: _Library, function: Callable[..., Any], needed: Sequence[bool], outputs: int
+) -> Callable[..., Any]:
+    """The gradients of the inputs that need one, as a function of the outputs' gradients and the inputs."""
+
+    def pull(*arguments: Any) -> tuple[Any, ...]:
+        grads, inputs = arguments[:outputs], list(arguments[outputs:])
+        with library.enable_grad():
+            inputs = [x.view_as(x) if needs and x.requires_grad else x for x, needs in zip(inputs, needed)]
+            for x, needs in zip(inputs, needed):
+                if needs and not x.requires_grad:
+                    x.requires_grad_()
+            found = _listed(library.caller, function(*inputs), library.tensor)
+            return library.gradients(
+                [y for y in found if y.requires_grad],
+                [x for x, needs in zip(inputs, needed) if needs],
+                [g for g, y in zip(grads, found) if y.requires_grad],
+                create_graph=True,
+                materialize_grads=True,
+            )
+
+    return pull
 
 
 # ---- ours as an operation of torch -------------------------------------------------------------------------------------
@@ -66,7 +103,7 @@ class _InTorch(torch.autograd.Function):
         needed = ctx.needs_input_grad[1:]
         if torch.is_grad_enabled():  # the gradient is to be differentiated too
             inputs = [next(saved) if isinstance(x, Tensor) else x for x in ctx.inputs]
-            slopes = iter(to_torch_function(_pullback(ctx.function, needed, len(grads)))(*grads, *inputs))
+            slopes = iter(to_torch_function(_pullback(_OURS, ctx.function, needed, len(grads)))(*grads, *inputs))
             return (None, *(next(slopes) if needs else None for needs in needed))
         wanted = [x for x, needs in zip(ctx.inputs, needed) if needs]
         found = iter(
@@ -80,28 +117,6 @@ class _InTorch(torch.autograd.Function):
         )
         slopes_of = [next(found) if needs else None for needs in needed]
         return (None, *(None if s is None else s.to_torch() for s in slopes_of))
-
-
-def _pullback(function: Callable[..., Any], needed: Sequence[bool], outputs: int) -> Callable[..., Any]:
-    """The gradients of the inputs that need one, as a function of the outputs' gradients and the inputs."""
-
-    def pull(*arguments: Any) -> tuple[Tensor | None, ...]:
-        grads, inputs = arguments[:outputs], list(arguments[outputs:])
-        with enable_grad():
-            inputs = [x.view_as(x) if needs and x.requires_grad else x for x, needs in zip(inputs, needed)]
-            for x, needs in zip(inputs, needed):
-                if needs and not x.requires_grad:
-                    x.requires_grad_()
-            found = _listed("to_torch_function", function(*inputs), Tensor)
-            return gradients(
-                [y for y in found if y.requires_grad],
-                [x for x, needs in zip(inputs, needed) if needs],
-                [g for g, y in zip(grads, found) if y.requires_grad],
-                create_graph=True,
-                materialize_grads=True,
-            )
-
-    return pull
 
 
 def to_torch_function(function: Callable[..., Any] | type[Function]) -> Callable[..., Any]:
@@ -143,7 +158,9 @@ class _FromTorch(Function):
     @staticmethod
     def forward(ctx: Any, function: Callable[..., Any], *inputs: Any) -> Any:
         needed = ctx.needs_input_grad[1:]
-        theirs = [x.to_torch().requires_grad_(needs) if isinstance(x, Tensor) else x for x, needs in zip(inputs, needed)]
+        theirs = [
+            x.to_torch().requires_grad_(needs) if isinstance(x, Tensor) else x for x, needs in zip(inputs, needed)
+        ]
         with torch.enable_grad() if any(needed) else torch.no_grad():
             outputs = function(*theirs)
         found = _listed("from_torch_function", outputs, torch.Tensor)
@@ -159,7 +176,7 @@ class _FromTorch(Function):
         needed = ctx.needs_input_grad[1:]
         if is_grad_enabled():
             inputs = [next(saved) if isinstance(x, torch.Tensor) else x for x in ctx.theirs]
-            slopes = iter(from_torch_function(_torch_pullback(ctx.function, needed, len(grads)))(*grads, *inputs))
+            slopes = iter(from_torch_function(_pullback(_TORCHS, ctx.function, needed, len(grads)))(*grads, *inputs))
             return (None, *(next(slopes) if needs else None for needs in needed))
         wanted = [x for x, needs in zip(ctx.theirs, needed) if needs]
         found = iter(
@@ -173,26 +190,6 @@ class _FromTorch(Function):
         )
         slopes_of = [next(found) if needs else None for needs in needed]
         return (None, *(None if s is None else from_torch(s) for s in slopes_of))
-
-
-def _torch_pullback(function: Callable[..., Any], needed: Sequence[bool], outputs: int) -> Callable[..., Any]:
-    def pull(*arguments: Any) -> tuple[torch.Tensor, ...]:
-        grads, inputs = arguments[:outputs], list(arguments[outputs:])
-        with torch.enable_grad():
-            inputs = [x.view_as(x) if needs and x.requires_grad else x for x, needs in zip(inputs, needed)]
-            for x, needs in zip(inputs, needed):
-                if needs and not x.requires_grad:
-                    x.requires_grad_()
-            found = _listed("from_torch_function", function(*inputs), torch.Tensor)
-            return torch.autograd.grad(
-                [y for y in found if y.requires_grad],
-                [x for x, needs in zip(inputs, needed) if needs],
-                [g for g, y in zip(grads, found) if y.requires_grad],
-                create_graph=True,
-                materialize_grads=True,
-            )
-
-    return pull
 
 
 def from_torch_function(function: Callable[..., Any] | type[torch.autograd.Function]) -> Callable[..., Any]:
@@ -226,7 +223,9 @@ def share_parameters(module: Module, torch_module: torch.nn.Module) -> Module:
     theirs = {**dict(torch_module.named_parameters()), **dict(torch_module.named_buffers())}
     ours: dict[str, Tensor] = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     if missing := sorted(ours.keys() ^ theirs.keys()):
-        raise RuntimeError(f"share_parameters: expected the same parameters and buffers, but only one side has {missing}")
+        raise RuntimeError(
+            f"share_parameters: expected the same parameters and buffers, but only one side has {missing}"
+        )
     for name, mine in ours.items():
         if (tuple(mine.shape), mine.dtype) != (tuple(theirs[name].shape), theirs[name].dtype):
             raise RuntimeError(

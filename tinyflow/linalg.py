@@ -8,6 +8,7 @@ from typing import Any
 
 from tinyflow.kernels import memory
 from tinyflow.ops import reduction, shape
+from tinyflow.ops.creation import arange
 from tinyflow.ops.matmul import matmul as matmul
 from tinyflow.ops.matmul import matrix_power as matrix_power
 from tinyflow.tensor import Tensor
@@ -123,8 +124,6 @@ def cross(input: Tensor, other: Tensor, *, dim: int = -1) -> Tensor:
 
 def vander(x: Tensor, *, N: int | None = None) -> Tensor:
     """The powers 0 … N-1 of each element, (\\*, n) to (\\*, n, N); N is n if not given."""
-    from tinyflow.ops.creation import arange
-
     count = x.shape[-1] if N is None else N
     return shape.unsqueeze(x, -1) ** arange(count, device=x.device)
 

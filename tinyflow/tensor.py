@@ -1,6 +1,7 @@
-"""Tensor: a piece of device memory, its place in the graph, and what can be asked of it.
+"""Tensor: an array on a device, its place in the graph, and the ways in and out of it.
 
-Arithmetic is not here: ``tinyflow.ops`` binds every operation as a method when it is imported.
+What its memory alone can answer is in ``device_array``, what views follow in ``autograd.view_history``. Arithmetic is not
+here: ``tinyflow.ops`` binds every operation as a method when it is imported.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinyflow import printing
-from tinyflow.autograd.grad_mode import enable_grad, is_grad_enabled, mode
-from tinyflow.autograd.graph import AccumulateGrad, Edge, Node, RemovableHandle, edge_to, made_where, output_info
-from tinyflow.kernels import elementwise, memory, strides
+from tinyflow.autograd.grad_mode import mode
+from tinyflow.autograd.graph import AccumulateGrad, Edge, Node, RemovableHandle, edge_to, output_info
+from tinyflow.autograd.view_history import Seen, renew_history
+from tinyflow.device_array import DeviceArray
+from tinyflow.kernels import elementwise, memory
 from tinyflow.kernels.memory import Buffer
 
 if TYPE_CHECKING:
@@ -33,18 +36,6 @@ _LEAVES_ONLY = "you can only change requires_grad flags of leaf variables; use d
 Counter = list[int]
 
 
-class _Seen:
-    """How a view sees the tensor whose memory it is part of."""
-
-    __slots__ = ("base", "specs", "version", "frozen")
-
-    def __init__(self, base: Tensor, specs: tuple[Any, ...], version: int, frozen: bool) -> None:
-        self.base = base
-        self.specs = specs
-        self.version = version  # of the memory, at which the view's history was up to date
-        self.frozen = frozen  # made where nothing was recorded, so that its history does not follow
-
-
 class _Rare:
     """What few tensors have."""
 
@@ -57,7 +48,7 @@ class _Rare:
         self.retains_grad = False
 
 
-class Tensor(TensorMethods):
+class Tensor(DeviceArray, TensorMethods):
     """An n-dimensional array on a device that remembers how it was computed.
 
     Made by :func:`tinyflow.tensor`, :func:`tinyflow.zeros`, :func:`tinyflow.from_torch` … rather than by this class.
@@ -65,7 +56,6 @@ class Tensor(TensorMethods):
     """
 
     __slots__ = (
-        "_data",
         "_requires_grad",
         "_grad",
         "_grad_fn",
@@ -76,8 +66,6 @@ class Tensor(TensorMethods):
         "_fresh",
         "__weakref__",
     )
-
-    _data: Buffer
 
     #: Left operand of numpy arrays too: ``array * tensor`` comes here.
     __array_priority__ = 1000
@@ -94,7 +82,7 @@ class Tensor(TensorMethods):
         self._output_index = 0
         # None for an inference tensor, whose changes are not counted
         self._counter: Counter | None = (None if mode.inference else [0]) if _counter is None else _counter
-        self._seen: _Seen | None = None
+        self._seen: Seen | None = None
         self._rare: _Rare | None = None
         self._fresh = False
 
@@ -106,89 +94,8 @@ class Tensor(TensorMethods):
     def _zeros(shape: Sequence[int], dtype: memory.dtype, device: memory.device) -> Tensor:
         return Tensor._full(shape, 0, dtype, device)
 
-    # ---- what it is ----------------------------------------------------------------------------------------------
-
-    @property
-    def shape(self) -> Size:
-        return self._data.shape
-
-    @property
-    def dtype(self) -> memory.dtype:
-        return self._data.dtype
-
-    @property
-    def device(self) -> memory.device:
-        return self._data.device
-
-    @property
-    def ndim(self) -> int:
-        return self._data.dim()
-
-    @property
-    def itemsize(self) -> int:
-        return self._data.element_size()
-
-    @property
-    def nbytes(self) -> int:
-        return self._data.element_size() * self._data.numel()
-
-    @property
-    def is_cuda(self) -> bool:
-        return self._data.device.type == "cuda"
-
-    @property
-    def is_meta(self) -> bool:
-        return self._data.device.type == "meta"
-
-    def dim(self) -> int:
-        """The number of dimensions."""
-        return self._data.dim()
-
-    def size(self, dim: int | None = None) -> Any:
-        """The shape, or the size of one dimension."""
-        return self._data.shape if dim is None else self._data.size(dim)
-
-    def stride(self, dim: int | None = None) -> Any:
-        """The strides in elements, or that of one dimension."""
-        return self._data.stride() if dim is None else self._data.stride(dim)
-
-    def numel(self) -> int:
-        """The number of elements."""
-        return self._data.numel()
-
-    nelement = numel
-
-    def element_size(self) -> int:
-        """Bytes of one element."""
-        return self._data.element_size()
-
-    def storage_offset(self) -> int:
-        """Elements before the first one in its allocation."""
-        return int(self._data.storage_offset())
-
-    def data_ptr(self) -> int:
-        """The address of the first element."""
-        return self._data.data_ptr()
-
-    def is_contiguous(self, memory_format: memory.memory_format = memory.contiguous_format) -> bool:
-        """True if the memory lies in that order without gaps."""
-        if memory_format == memory.channels_last:
-            return strides.is_channels_last(self._data)
-        return strides.is_contiguous(self._data)
-
-    def is_floating_point(self) -> bool:
-        return self._data.dtype.is_floating_point
-
-    def __len__(self) -> int:
-        if self.dim() == 0:
-            raise TypeError("len() of a 0-d tensor")
-        return self._data.shape[0]
-
     def __repr__(self, *, tensor_contents: Any = None) -> str:
         return printing.tensor_repr(self)
-
-    def __format__(self, spec: str) -> str:
-        return format(self.item(), spec) if self.dim() == 0 else object.__format__(self, spec)
 
     def __hash__(self) -> int:
         return id(self)
@@ -236,7 +143,7 @@ class Tensor(TensorMethods):
         """The node that made this tensor; None for a leaf."""
         seen = self._seen
         if seen is not None and self._counter is not None and seen.version != self._counter[0]:
-            self._renew_view_history()
+            renew_history(self)
         return self._grad_fn
 
     @property
@@ -400,68 +307,6 @@ class Tensor(TensorMethods):
         if self._counter is not None:
             self._counter[0] += 1
 
-    def _as_view(self, data: Buffer, spec: Any) -> Tensor:
-        """A view of this tensor's memory, made by ``spec``; its history is set by the caller."""
-        view, seen = self._alias(data), self._seen
-        version = 0 if self._counter is None else self._counter[0]
-        if seen is None:
-            view._seen = _Seen(self, (spec,), version, not is_grad_enabled())
-        else:
-            view._seen = _Seen(seen.base, (*seen.specs, spec), version, seen.frozen or not is_grad_enabled())
-        self._fresh = False
-        return view
-
-    def _stand_apart_from(self, other: Tensor) -> None:
-        """A view where ``other`` is one, of the same memory, whose history does not follow that of the base."""
-        if other._seen is not None:
-            self._seen = _Seen(other._seen.base, other._seen.specs, other._seen.version, True)
-
-    def _root(self) -> Tensor | None:
-        """What this view is a view of: its base, or what that was before it became a view itself."""
-        base = self._base
-        while base is not None and base._base is not None:
-            base = base._base
-        return base
-
-    def _become(self, view: Callable[[Tensor], Tensor]) -> None:
-        """Turns this tensor into a view of itself as it was, of which its other views are views from now on."""
-        before = self._alias(self._data)
-        node = self.grad_fn
-        before._seen = self._seen
-        before._bump_version()  # what was saved of this tensor had another shape
-        if node is not None:
-            before._set_history(node, self._output_index)
-        with enable_grad():
-            shown = view(before)
-        self._data, self._seen, self._fresh = shown._data, shown._seen, False
-        if self._rare is not None:
-            self._rare.accumulator = None
-        if shown._grad_fn is not None:
-            self._set_history(shown._grad_fn, shown._output_index)
-
-    def _renew_view_history(self) -> None:
-        """After an in-place change of the memory, the history of a view follows from that of its base."""
-        seen, base = self._seen, self._root()
-        if seen is None or self._counter is None:
-            return
-        if seen.frozen and mode.records and base is not None and base.requires_grad:
-            raise RuntimeError(
-                f"a view was created {made_where(self._grad_fn)}, and its base or another view of its base has been "
-                "modified inplace since, so that its history cannot be known. Make the view where gradients are recorded, "
-                "make it again after the change, or keep a clone() of it."
-            )
-        if seen.frozen:
-            return
-        seen.version = self._counter[0]
-        if base is None or not base.requires_grad:
-            return
-        view = base
-        with enable_grad():
-            for spec in seen.specs:
-                view = spec.record(view)
-        if view._grad_fn is not None:
-            self._set_history(view._grad_fn, view._output_index)
-
     # ---- backward ------------------------------------------------------------------------------------------------
 
     def backward(
@@ -522,10 +367,6 @@ class Tensor(TensorMethods):
 
     # ---- in and out ----------------------------------------------------------------------------------------------
 
-    def to_torch(self) -> Buffer:
-        """The same memory as a ``torch.Tensor``, without history."""
-        return memory.detach(self._data)
-
     def _hand_out(self) -> Buffer:
         """The memory, for someone whose changes no version counts."""
         base = self._base
@@ -564,9 +405,6 @@ class Tensor(TensorMethods):
             raise BufferError("Can't export tensors that require gradient, use tensor.detach()")
         return self._hand_out().__dlpack__(**kwargs)
 
-    def __dlpack_device__(self) -> Any:
-        return self._data.__dlpack_device__()
-
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
         if self.requires_grad:
@@ -574,40 +412,6 @@ class Tensor(TensorMethods):
                 "Can't get __cuda_array_interface__ on Tensor that requires grad. Use tensor.detach() first."
             )
         return self._hand_out().__cuda_array_interface__
-
-    def item(self) -> Any:
-        """The one element as a Python number.
-
-        Raises:
-            RuntimeError: if there is not exactly one.
-        """
-        if self.numel() != 1:
-            raise RuntimeError(f"a Tensor with {self.numel()} elements cannot be converted to Scalar")
-        return memory.item(self._data)
-
-    def tolist(self) -> Any:
-        """The elements as nested lists of Python numbers."""
-        return memory.to_list(self._data)
-
-    def __bool__(self) -> bool:
-        if self.numel() != 1:
-            raise RuntimeError(
-                "Boolean value of Tensor with no values is ambiguous"
-                if self.numel() == 0
-                else "Boolean value of Tensor with more than one value is ambiguous"
-            )
-        return bool(self.item())
-
-    def __float__(self) -> float:
-        return float(self.item())
-
-    def __int__(self) -> int:
-        return int(self.item())
-
-    def __index__(self) -> int:
-        if self.dtype.is_floating_point or self.numel() != 1:
-            raise TypeError("only integer tensors of a single element can be converted to an index")
-        return int(self.item())
 
     def __contains__(self, element: Any) -> bool:
         return bool((self == element).any())

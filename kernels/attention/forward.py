@@ -6,20 +6,23 @@ import triton
 import triton.language as tl
 
 from tinyflow.kernels import dtypes, memory, strides
-from tinyflow.kernels.addressing import float_bits, float_from_bits, offsets
-from tinyflow.kernels.attention.problem import (
-    arithmetic,
-    configured,
-    dropout_arguments,
-    resolve,
-    tile,
-    view_of,
-    walk_batch,
-    whole_tile,
+from tinyflow.kernels.addressing import float_from_bits
+from tinyflow.kernels.attention.problem import configured, launch_walk, resolve, tile, whole_tile
+from tinyflow.kernels.attention.tiles import (
+    LN_2,
+    binary_scores,
+    dropout_stream,
+    kept,
+    key_head,
+    keys_seen,
+    load_tile,
+    query_head,
+    query_tile,
+    rescale,
+    store_tile,
 )
-from tinyflow.kernels.attention.tiles import LN_2, binary_scores, kept, load_tile, rescale
 from tinyflow.kernels.elementwise import fill
-from tinyflow.kernels.launch import Config, Configs, Cost, cdiv, launch, nbytes, offset_dtype
+from tinyflow.kernels.launch import Config, Configs, cdiv
 from tinyflow.kernels.memory import Buffer
 from tinyflow.kernels.random import Seed
 
@@ -59,26 +62,15 @@ def _attention_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    tiles = tl.cdiv(L, BLOCK_M)
-    place = tl.program_id(0) % tiles
-    if CAUSAL:
-        place = tiles - 1 - place  # the longest walks first
-    head = (tl.program_id(0) // tiles).to(INDEX)
-    batch = head // groups
-    group = head % groups
-    m = place.to(INDEX) * BLOCK_M + tl.arange(0, BLOCK_M).to(INDEX)
+    place, head, batch, group, m = query_tile(L, groups, CAUSAL, INDEX, BLOCK_M)
     lane = tl.arange(0, BLOCK_N).to(INDEX)
     e = tl.arange(0, BLOCK_E).to(INDEX)
     f = tl.arange(0, BLOCK_V).to(INDEX)
-    if state_ptr is not None:
-        seed = tl.load(state_ptr)
-        offset = tl.load(state_ptr + 1) + offset
-    q_head = q_ptr + offsets(batch, batch_sizes, q_strides, DIMS) + group * q_strides[DIMS]
-    k_head = k_ptr + offsets(batch, batch_sizes, k_strides, DIMS)
-    v_head = v_ptr + offsets(batch, batch_sizes, v_strides, DIMS)
-    mask_head = mask_ptr
-    if mask_ptr is not None:
-        mask_head = mask_ptr + offsets(batch, batch_sizes, mask_strides, DIMS) + group * mask_strides[DIMS]
+    seed, offset = dropout_stream(seed, offset, state_ptr)
+    q_head = query_head(q_ptr, batch, group, batch_sizes, q_strides, DIMS)
+    k_head = key_head(k_ptr, batch, batch_sizes, k_strides, DIMS)
+    v_head = key_head(v_ptr, batch, batch_sizes, v_strides, DIMS)
+    mask_head = query_head(mask_ptr, batch, group, batch_sizes, mask_strides, DIMS)
     scale = float_from_bits(scale_bits).to(ACC)
 
     q = load_tile(q_head, m, e, L, E, q_strides[DIMS + 1], q_strides[DIMS + 2])
@@ -86,24 +78,11 @@ def _attention_kernel(
     shift = tl.zeros([BLOCK_M], ACC)
     total = tl.zeros([BLOCK_M], ACC)
     acc = tl.zeros([BLOCK_M, BLOCK_V], ACC)
-    end = S
-    if CAUSAL:
-        end = tl.minimum(S, (place + 1) * BLOCK_M)
-    for start in range(0, end, BLOCK_N):
+    for start in range(0, keys_seen(place, S, CAUSAL, BLOCK_M), BLOCK_N):
         n = start + lane
         k = load_tile(k_head, e, n, E, S, k_strides[DIMS + 1], k_strides[DIMS])
-        products = tl.dot(q, k, input_precision=PRECISION, out_dtype=ACC)
         scores = binary_scores(
-            products,
-            m[:, None],
-            n[None, :],
-            L,
-            S,
-            mask_head,
-            mask_strides[DIMS + 1],
-            mask_strides[DIMS + 2],
-            scale,
-            CAUSAL,
+            q, k, m[:, None], n[None, :], L, S, mask_head, mask_strides, scale, CAUSAL, PRECISION, ACC, DIMS
         )
         grown = tl.maximum(largest, tl.max(scores, axis=1))
         shift = tl.where(grown == float("-inf"), 0.0, grown)  # −inf is never subtracted from itself
@@ -120,9 +99,8 @@ def _attention_kernel(
     empty = total == 0  # a query that may look at no key gets zeros
     acc = acc / tl.where(empty, 1.0, total)[:, None]
     lse = tl.where(empty, float("-inf"), (shift + tl.log2(tl.where(empty, 1.0, total))) * LN_2)
-    out_head = out_ptr + offsets(batch, batch_sizes, out_strides, DIMS) + group * out_strides[DIMS]
-    out_at = (m * out_strides[DIMS + 1])[:, None] + (f * out_strides[DIMS + 2])[None, :]
-    tl.store(out_head + out_at, acc.to(out_ptr.dtype.element_ty), mask=(m < L)[:, None] & (f < V)[None, :])
+    out_head = query_head(out_ptr, batch, group, batch_sizes, out_strides, DIMS)
+    store_tile(out_head, m, f, L, V, out_strides[DIMS + 1], out_strides[DIMS + 2], acc)
     tl.store(lse_ptr + head * L + m, lse, mask=m < L)
 
 
@@ -193,36 +171,16 @@ def attention(
         fill(out, 0), fill(lse, float("-inf"))
     if lse.numel() == 0 or problem.S == 0:
         return out, lse
-    sizes, walked = walk_batch(
-        problem.batch, out.stride(), query.stride(), key.stride(), value.stride(), view_of(mask, problem.score_shape)
-    )
     config = configured(attention_configs, query, problem)
-    launch(
+    launch_walk(
         _attention_kernel,
-        (cdiv(problem.L, config.blocks["BLOCK_M"]) * problem.heads * problem.groups,),
-        out,
-        lse,
-        query,
-        key,
-        value,
-        mask,
-        problem.L,
-        problem.S,
-        problem.E,
-        problem.V,
-        problem.groups,
-        sizes,
-        *walked,
-        float_bits(scale),
-        *dropout_arguments(dropout_p, seed, offset),
-        config=config,
-        cost=Cost((2 * problem.E + 2 * problem.V + 5) * problem.pairs, nbytes(out, lse, query, key, value, mask)),
-        device=query.device,
-        CAUSAL=is_causal,
-        DROPOUT=dropout_p > 0,
-        **arithmetic(query),
-        INDEX=offset_dtype(out, query, key, value, mask),
-        DIMS=len(sizes),
-        **problem.blocks(),
+        cdiv(problem.L, config.blocks["BLOCK_M"]) * problem.heads * problem.groups,
+        config,
+        problem,
+        (out, lse, query, key, value, mask),
+        (out, query, key, value),
+        scale,
+        (dropout_p, seed, offset),
+        2 * problem.E + 2 * problem.V + 5,
     )
     return out, lse

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import triton
 import triton.language as tl
 
 from tinyflow.kernels import memory, strides
-from tinyflow.kernels.addressing import float_bits, float_from_bits, offsets
-from tinyflow.kernels.attention.problem import (
-    Problem,
-    arithmetic,
-    configured,
-    dropout_arguments,
-    resolve,
-    tile,
-    view_of,
-    walk_batch,
-    whole_tile,
+from tinyflow.kernels.addressing import float_from_bits
+from tinyflow.kernels.attention.problem import configured, launch_walk, resolve, tile, whole_tile
+from tinyflow.kernels.attention.tiles import (
+    LOG2_E,
+    binary_scores,
+    dropout_stream,
+    kept,
+    key_head,
+    keys_seen,
+    load_tile,
+    query_head,
+    query_tile,
+    rescale,
+    store_tile,
 )
-from tinyflow.kernels.attention.tiles import LOG2_E, binary_scores, kept, load_tile, rescale
 from tinyflow.kernels.elementwise import fill
-from tinyflow.kernels.launch import Config, Configs, Cost, cdiv, check_same_device, launch, nbytes, offset_dtype
+from tinyflow.kernels.launch import Config, Configs, cdiv, check_same_device
 from tinyflow.kernels.memory import Buffer
 from tinyflow.kernels.random import Seed
 
@@ -74,28 +74,17 @@ def _attention_query_grad_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    tiles = tl.cdiv(L, BLOCK_M)
-    place = tl.program_id(0) % tiles
-    if CAUSAL:
-        place = tiles - 1 - place
-    head = (tl.program_id(0) // tiles).to(INDEX)
-    batch = head // groups
-    group = head % groups
-    m = place.to(INDEX) * BLOCK_M + tl.arange(0, BLOCK_M).to(INDEX)
+    place, head, batch, group, m = query_tile(L, groups, CAUSAL, INDEX, BLOCK_M)
     lane = tl.arange(0, BLOCK_N).to(INDEX)
     e = tl.arange(0, BLOCK_E).to(INDEX)
     f = tl.arange(0, BLOCK_V).to(INDEX)
-    if state_ptr is not None:
-        seed = tl.load(state_ptr)
-        offset = tl.load(state_ptr + 1) + offset
-    q_head = q_ptr + offsets(batch, batch_sizes, q_strides, DIMS) + group * q_strides[DIMS]
-    g_head = g_ptr + offsets(batch, batch_sizes, g_strides, DIMS) + group * g_strides[DIMS]
-    out_head = out_ptr + offsets(batch, batch_sizes, out_strides, DIMS) + group * out_strides[DIMS]
-    k_head = k_ptr + offsets(batch, batch_sizes, k_strides, DIMS)
-    v_head = v_ptr + offsets(batch, batch_sizes, v_strides, DIMS)
-    mask_head = mask_ptr
-    if mask_ptr is not None:
-        mask_head = mask_ptr + offsets(batch, batch_sizes, mask_strides, DIMS) + group * mask_strides[DIMS]
+    seed, offset = dropout_stream(seed, offset, state_ptr)
+    q_head = query_head(q_ptr, batch, group, batch_sizes, q_strides, DIMS)
+    g_head = query_head(g_ptr, batch, group, batch_sizes, g_strides, DIMS)
+    out_head = query_head(out_ptr, batch, group, batch_sizes, out_strides, DIMS)
+    k_head = key_head(k_ptr, batch, batch_sizes, k_strides, DIMS)
+    v_head = key_head(v_ptr, batch, batch_sizes, v_strides, DIMS)
+    mask_head = query_head(mask_ptr, batch, group, batch_sizes, mask_strides, DIMS)
     scale = float_from_bits(scale_bits).to(ACC)
 
     q = load_tile(q_head, m, e, L, E, q_strides[DIMS + 1], q_strides[DIMS + 2])
@@ -106,25 +95,12 @@ def _attention_query_grad_kernel(
     tl.store(delta_ptr + row, delta, mask=m < L)
     shift = _binary_shift(tl.load(lse_ptr + row, mask=m < L, other=0))
     acc = tl.zeros([BLOCK_M, BLOCK_E], ACC)
-    end = S
-    if CAUSAL:
-        end = tl.minimum(S, (place + 1) * BLOCK_M)
-    for start in range(0, end, BLOCK_N):
+    for start in range(0, keys_seen(place, S, CAUSAL, BLOCK_M), BLOCK_N):
         n = start + lane
         k = load_tile(k_head, n, e, S, E, k_strides[DIMS], k_strides[DIMS + 1])
         v = load_tile(v_head, n, f, S, V, v_strides[DIMS], v_strides[DIMS + 1])
-        products = tl.dot(q, tl.trans(k), input_precision=PRECISION, out_dtype=ACC)
         scores = binary_scores(
-            products,
-            m[:, None],
-            n[None, :],
-            L,
-            S,
-            mask_head,
-            mask_strides[DIMS + 1],
-            mask_strides[DIMS + 2],
-            scale,
-            CAUSAL,
+            q, tl.trans(k), m[:, None], n[None, :], L, S, mask_head, mask_strides, scale, CAUSAL, PRECISION, ACC, DIMS
         )
         p = tl.exp2(scores - shift[:, None])
         grad_p = tl.dot(g, tl.trans(v), input_precision=PRECISION, out_dtype=ACC)
@@ -138,10 +114,8 @@ def _attention_query_grad_kernel(
             tl.store(grad_mask_ptr + at, grad_s.to(grad_mask_ptr.dtype.element_ty), mask=exists)
         acc = tl.dot(grad_s.to(k.dtype), k, acc, input_precision=PRECISION, out_dtype=ACC)
 
-    grad_head = grad_q_ptr + offsets(batch, batch_sizes, grad_q_strides, DIMS) + group * grad_q_strides[DIMS]
-    at = (m * grad_q_strides[DIMS + 1])[:, None] + (e * grad_q_strides[DIMS + 2])[None, :]
-    grad_q = (acc * scale).to(grad_q_ptr.dtype.element_ty)
-    tl.store(grad_head + at, grad_q, mask=(m < L)[:, None] & (e < E)[None, :])
+    grad_head = query_head(grad_q_ptr, batch, group, batch_sizes, grad_q_strides, DIMS)
+    store_tile(grad_head, m, e, L, E, grad_q_strides[DIMS + 1], grad_q_strides[DIMS + 2], acc * scale)
 
 
 @triton.jit(do_not_specialize=["scale_bits", "p_bits", "seed", "offset"])
@@ -192,12 +166,10 @@ def _attention_key_grad_kernel(
     lane = tl.arange(0, BLOCK_M).to(INDEX)
     e = tl.arange(0, BLOCK_E).to(INDEX)
     f = tl.arange(0, BLOCK_V).to(INDEX)
-    if state_ptr is not None:
-        seed = tl.load(state_ptr)
-        offset = tl.load(state_ptr + 1) + offset
+    seed, offset = dropout_stream(seed, offset, state_ptr)
     scale = float_from_bits(scale_bits).to(ACC)
-    k_head = k_ptr + offsets(batch, batch_sizes, k_strides, DIMS)
-    v_head = v_ptr + offsets(batch, batch_sizes, v_strides, DIMS)
+    k_head = key_head(k_ptr, batch, batch_sizes, k_strides, DIMS)
+    v_head = key_head(v_ptr, batch, batch_sizes, v_strides, DIMS)
     k = load_tile(k_head, n, e, S, E, k_strides[DIMS], k_strides[DIMS + 1])
     v = load_tile(v_head, n, f, S, V, v_strides[DIMS], v_strides[DIMS + 1])
     grad_k = tl.zeros([BLOCK_N, BLOCK_E], ACC)
@@ -206,21 +178,18 @@ def _attention_key_grad_kernel(
     if CAUSAL:
         first = place * BLOCK_N // BLOCK_M * BLOCK_M  # earlier queries do not look here
     for group in range(groups):
-        q_head = q_ptr + offsets(batch, batch_sizes, q_strides, DIMS) + tl.cast(group, INDEX) * q_strides[DIMS]
-        g_head = g_ptr + offsets(batch, batch_sizes, g_strides, DIMS) + tl.cast(group, INDEX) * g_strides[DIMS]
-        mask_head = mask_ptr
-        if mask_ptr is not None:
-            mask_head = mask_ptr + offsets(batch, batch_sizes, mask_strides, DIMS)
-            mask_head += tl.cast(group, INDEX) * mask_strides[DIMS]
+        wide_group = tl.cast(group, INDEX)
+        q_head = query_head(q_ptr, batch, wide_group, batch_sizes, q_strides, DIMS)
+        g_head = query_head(g_ptr, batch, wide_group, batch_sizes, g_strides, DIMS)
+        mask_head = query_head(mask_ptr, batch, wide_group, batch_sizes, mask_strides, DIMS)
         for start in range(first, L, BLOCK_M):
             m = start + lane
             row = (batch * groups + group) * L + m
             q = load_tile(q_head, m, e, L, E, q_strides[DIMS + 1], q_strides[DIMS + 2])
             g = load_tile(g_head, m, f, L, V, g_strides[DIMS + 1], g_strides[DIMS + 2])
-            products = tl.dot(k, tl.trans(q), input_precision=PRECISION, out_dtype=ACC)
             scores = binary_scores(
-                products, m[None, :], n[:, None], L, S, mask_head, mask_strides[DIMS + 1], mask_strides[DIMS + 2],
-                scale, CAUSAL,
+                k, tl.trans(q), m[None, :], n[:, None], L, S, mask_head, mask_strides, scale, CAUSAL,
+                PRECISION, ACC, DIMS,
             )  # fmt: skip
             shift = _binary_shift(tl.load(lse_ptr + row, mask=m < L, other=0))
             p = tl.exp2(scores - shift[None, :])
@@ -236,13 +205,10 @@ def _attention_key_grad_kernel(
             grad_s = p * (grad_p - delta[None, :])
             grad_k = tl.dot(grad_s.to(q.dtype), q, grad_k, input_precision=PRECISION, out_dtype=ACC)
 
-    k_out = grad_k_ptr + offsets(batch, batch_sizes, grad_k_strides, DIMS)
-    k_at = (n * grad_k_strides[DIMS])[:, None] + (e * grad_k_strides[DIMS + 1])[None, :]
-    k_exists = (n < S)[:, None] & (e < E)[None, :]
-    tl.store(k_out + k_at, (grad_k * scale).to(grad_k_ptr.dtype.element_ty), mask=k_exists)
-    v_out = grad_v_ptr + offsets(batch, batch_sizes, grad_v_strides, DIMS)
-    v_at = (n * grad_v_strides[DIMS])[:, None] + (f * grad_v_strides[DIMS + 1])[None, :]
-    tl.store(v_out + v_at, grad_v.to(grad_v_ptr.dtype.element_ty), mask=(n < S)[:, None] & (f < V)[None, :])
+    k_out = key_head(grad_k_ptr, batch, batch_sizes, grad_k_strides, DIMS)
+    store_tile(k_out, n, e, S, E, grad_k_strides[DIMS], grad_k_strides[DIMS + 1], grad_k * scale)
+    v_out = key_head(grad_v_ptr, batch, batch_sizes, grad_v_strides, DIMS)
+    store_tile(v_out, n, f, S, V, grad_v_strides[DIMS], grad_v_strides[DIMS + 1], grad_v)
 
 
 _TILES = (
@@ -322,91 +288,32 @@ def attention_grad(
             fill(x, 0)
         return (*grads, grad_mask)  # type: ignore[return-value]
     delta = memory.empty(lse.shape, lse.dtype, lse.device)
-    how = (float_bits(scale), *dropout_arguments(dropout_p, seed, offset))
-    constants = {"CAUSAL": is_causal, "DROPOUT": dropout_p > 0, **arithmetic(query), **problem.blocks()}
-    _query_grad(problem, grads[0], grad_mask, delta, grad, out, lse, query, key, value, mask, how, constants)
-    _key_grad(problem, grads[1], grads[2], delta, grad, lse, query, key, value, mask, how, constants)
-    return (*grads, grad_mask)  # type: ignore[return-value]
-
-
-def _query_grad(
-    problem: Problem,
-    grad_q: Buffer,
-    grad_mask: Buffer | None,
-    delta: Buffer,
-    grad: Buffer,
-    out: Buffer,
-    lse: Buffer,
-    query: Buffer,
-    key: Buffer,
-    value: Buffer,
-    mask: Buffer | None,
-    how: tuple[Any, ...],
-    constants: dict[str, Any],
-) -> None:
-    """Fills ``grad_q``, ``grad_mask`` and ``delta``."""
-    if grad_mask is not None and problem.is_causal:
+    inputs = (query, key, value, mask)
+    dropout = (dropout_p, seed, offset)
+    if grad_mask is not None and is_causal:
         fill(grad_mask, 0)  # tiles beyond the diagonal are not visited
-    views = [x.stride() for x in (grad_q, grad, out, query, key, value)]
-    sizes, walked = walk_batch(problem.batch, *views, view_of(mask, problem.score_shape))
     config = configured(attention_query_grad_configs, query, problem)
-    operands = (grad_q, grad_mask, delta, grad, out, lse, query, key, value, mask)
-    launch(
-        _attention_query_grad_kernel,
-        (cdiv(problem.L, config.blocks["BLOCK_M"]) * problem.heads * problem.groups,),
-        *operands,
-        problem.L,
-        problem.S,
-        problem.E,
-        problem.V,
-        problem.groups,
-        sizes,
-        *walked,
-        *how,
-        config=config,
-        cost=Cost((4 * problem.E + 2 * problem.V + 7) * problem.pairs, nbytes(*operands)),
-        device=query.device,
-        INDEX=offset_dtype(*operands),
-        DIMS=len(sizes),
-        **constants,
+    launch_walk(
+        _attention_query_grad_kernel,  # also fills grad_mask and delta
+        cdiv(problem.L, config.blocks["BLOCK_M"]) * problem.heads * problem.groups,
+        config,
+        problem,
+        (grads[0], grad_mask, delta, grad, out, lse, *inputs),
+        (grads[0], grad, out, query, key, value),
+        scale,
+        dropout,
+        4 * problem.E + 2 * problem.V + 7,
     )
-
-
-def _key_grad(
-    problem: Problem,
-    grad_k: Buffer,
-    grad_v: Buffer,
-    delta: Buffer,
-    grad: Buffer,
-    lse: Buffer,
-    query: Buffer,
-    key: Buffer,
-    value: Buffer,
-    mask: Buffer | None,
-    how: tuple[Any, ...],
-    constants: dict[str, Any],
-) -> None:
-    """Fills ``grad_k`` and ``grad_v`` from ``delta``."""
-    views = [x.stride() for x in (grad_k, grad_v, grad, query, key, value)]
-    sizes, walked = walk_batch(problem.batch, *views, view_of(mask, problem.score_shape))
     config = configured(attention_key_grad_configs, query, problem)
-    operands = (grad_k, grad_v, delta, grad, lse, query, key, value, mask)
-    launch(
+    launch_walk(
         _attention_key_grad_kernel,
-        (cdiv(problem.S, config.blocks["BLOCK_N"]) * problem.heads,),
-        *operands,
-        problem.L,
-        problem.S,
-        problem.E,
-        problem.V,
-        problem.groups,
-        sizes,
-        *walked,
-        *how,
-        config=config,
-        cost=Cost((4 * problem.E + 4 * problem.V + 8) * problem.pairs, nbytes(*operands)),
-        device=query.device,
-        INDEX=offset_dtype(*operands),
-        DIMS=len(sizes),
-        **constants,
+        cdiv(problem.S, config.blocks["BLOCK_N"]) * problem.heads,
+        config,
+        problem,
+        (grads[1], grads[2], delta, grad, lse, *inputs),
+        (grads[1], grads[2], grad, query, key, value),
+        scale,
+        dropout,
+        4 * problem.E + 4 * problem.V + 8,
     )
+    return (*grads, grad_mask)  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""What an attention is asked to do: checked shapes, the walk through memory, and tiles."""
+"""What an attention is asked to do: checked shapes, the walk through memory, and tiles; and how its kernels are launched."""
 
 from __future__ import annotations
 
@@ -9,7 +9,18 @@ from typing import Any
 
 from tinyflow.kernels import dtypes, memory, strides
 from tinyflow.kernels.addressing import float_bits
-from tinyflow.kernels.launch import MAX_BLOCK, Config, Configs, block, cdiv, check_same_device
+from tinyflow.kernels.launch import (
+    MAX_BLOCK,
+    Config,
+    Configs,
+    Cost,
+    block,
+    cdiv,
+    check_same_device,
+    launch,
+    nbytes,
+    offset_dtype,
+)
 from tinyflow.kernels.memory import Buffer
 from tinyflow.kernels.precision import input_precision, tf32
 from tinyflow.kernels.random import Seed
@@ -146,3 +157,54 @@ def whole_tile(queries: int, keys: int, features: int, itemsize: int) -> Config:
     while bm * bn > MAX_BLOCK or max(bm, bn) * features > MAX_BLOCK:
         bm, bn = (bm // 2, bn) if bm >= bn else (bm, bn // 2)
     return tile(bm, bn)
+
+
+def launch_walk(
+    kernel: Any,
+    programs: int,
+    config: Config,
+    problem: Problem,
+    operands: tuple[Buffer | None, ...],
+    walked: Sequence[Buffer],
+    scale: float,
+    dropout: tuple[float, Seed, int],
+    flops: int,
+) -> None:
+    """Launches a kernel that walks over the pairs of queries and keys.
+
+    Args:
+        kernel, programs, config: what runs, how often, in which tiles.
+        problem: the sizes.
+        operands: what the kernel takes first; the last four are query, key, value and mask.
+        walked: those of them whose strides it takes, in this order; the mask's are the last.
+        scale: of the scores.
+        dropout: probability, seed and offset.
+        flops: for a pair of query and key.
+    """
+    query, mask = operands[-4], operands[-1]
+    assert query is not None
+    views = [x.stride() for x in walked]
+    sizes, steps = walk_batch(problem.batch, *views, view_of(mask, problem.score_shape))
+    launch(
+        kernel,
+        (programs,),
+        *operands,
+        problem.L,
+        problem.S,
+        problem.E,
+        problem.V,
+        problem.groups,
+        sizes,
+        *steps,
+        float_bits(scale),
+        *dropout_arguments(*dropout),
+        config=config,
+        cost=Cost(flops * problem.pairs, nbytes(*operands)),
+        device=query.device,
+        CAUSAL=problem.is_causal,
+        DROPOUT=dropout[0] > 0,
+        **arithmetic(query),
+        INDEX=offset_dtype(*operands),
+        DIMS=len(sizes),
+        **problem.blocks(),
+    )

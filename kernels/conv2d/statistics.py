@@ -10,7 +10,8 @@ import triton
 import triton.language as tl
 
 from tinyflow.kernels import memory
-from tinyflow.kernels.addressing import float_bits, float_from_bits
+from tinyflow.kernels.addressing import float_bits
+from tinyflow.kernels.batch_norm.finish_statistics import merged_statistics, running_strides, store_statistics
 from tinyflow.kernels.launch import Config, Configs, Cost, block, cdiv, launch, nbytes
 from tinyflow.kernels.memory import Buffer
 
@@ -40,24 +41,24 @@ def _merge_statistics_kernel(
     means = tl.load(rows_ptr + channels + at, mask=mask, other=0)
     total = tl.sum(counts, axis=0)
     total = tl.where(exists, total, 1.0)
-    mean = tl.sum(counts * means, axis=0) / total
-    delta = tl.where(mask, means - mean[None, :], 0.0)
     squares = tl.load(rows_ptr + 2 * channels + at, mask=mask, other=0)
-    squares = tl.sum(squares + counts * delta * delta, axis=0)
-    eps = float_from_bits(eps_bits).to(tl.float32)
-    tl.store(mean_ptr + c, mean, mask=exists)
-    tl.store(invstd_ptr + c, 1.0 / tl.sqrt(squares / total + eps), mask=exists)
-    momentum = float_from_bits(momentum_bits).to(tl.float32)
-    if running_mean_ptr is not None:
-        place = running_mean_ptr + c * running_mean_stride
-        running = tl.load(place, mask=exists, other=0).to(tl.float32)
-        running = (1.0 - momentum) * running + momentum * mean
-        tl.store(place, running.to(running_mean_ptr.dtype.element_ty), mask=exists)
-    if running_var_ptr is not None:
-        place = running_var_ptr + c * running_var_stride
-        running = tl.load(place, mask=exists, other=0).to(tl.float32)
-        running = (1.0 - momentum) * running + momentum * (squares / (total - 1.0))
-        tl.store(place, running.to(running_var_ptr.dtype.element_ty), mask=exists)
+    mean, squares = merged_statistics(counts, means, squares, mask, total)
+    store_statistics(
+        mean_ptr,
+        invstd_ptr,
+        running_mean_ptr,
+        running_var_ptr,
+        running_mean_stride,
+        running_var_stride,
+        mean,
+        squares,
+        c,
+        exists,
+        total,
+        eps_bits,
+        momentum_bits,
+        tl.float32,
+    )
 
 
 _SHIPPED = Config({"BLOCK_C": 8}, num_warps=4, num_stages=1)
@@ -88,23 +89,20 @@ def merge_statistics(
     count, _, channels = rows.shape
     mean = memory.empty((channels,), memory.float32, rows.device)
     invstd = memory.empty((channels,), memory.float32, rows.device)
+    results = (mean, invstd, running_mean, running_var)
     config = merge_statistics_configs(rows.dtype, channels=channels)
     launch(
         _merge_statistics_kernel,
         (cdiv(channels, config.blocks["BLOCK_C"]),),
         rows,
-        mean,
-        invstd,
-        running_mean,
-        running_var,
-        0 if running_mean is None else running_mean.stride(0),
-        0 if running_var is None else running_var.stride(0),
+        *results,
+        *running_strides(results),
         count,
         channels,
         float_bits(eps),
         float_bits(momentum),
         config=config,
-        cost=Cost(8 * count * channels, nbytes(rows, mean, invstd, running_mean, running_var)),
+        cost=Cost(8 * count * channels, nbytes(rows, *results)),
         device=rows.device,
         BLOCK_R=block(count),
     )

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from tinyflow.kernels import arithmetic, dtypes, memory
 from tinyflow.kernels.batch_norm import batch_norm_statistics, finish_gradient_sums
+from tinyflow.kernels.batch_norm.operands import dense
 from tinyflow.kernels.configs import interpreting
 from tinyflow.kernels.conv2d import conv2d, conv2d_input_grad, dispatch
 from tinyflow.kernels.conv2d.box_forward import Shortcut, box_conv2d
@@ -22,7 +23,7 @@ from tinyflow.kernels.conv2d.geometry import Geometry, IntPair, Padding, resolve
 from tinyflow.kernels.conv2d.statistics import merge_statistics
 from tinyflow.kernels.elementwise import channels_last
 from tinyflow.kernels.fused import pooled_stem
-from tinyflow.kernels.fused.normalise import NO_ACT, RELU, Norm, bias_act, dense, gradient_as_affine
+from tinyflow.kernels.fused.normalise import NO_ACT, RELU, Norm, bias_act, gradient_as_affine
 from tinyflow.kernels.fused.stem import normalise_pool, normalise_pool_grad
 from tinyflow.kernels.fused.stem_weight_grad import pooled_stem_weight_grad
 from tinyflow.kernels.launch import check_same_device

@@ -12,9 +12,9 @@ import triton.language as tl
 
 from tinyflow.kernels import dtypes, memory, strides
 from tinyflow.kernels.addressing import float_bits, float_from_bits
-from tinyflow.kernels.batch_norm import channel_values
+from tinyflow.kernels.batch_norm.operands import dense
+from tinyflow.kernels.batch_norm.tiles import channel_values
 from tinyflow.kernels.elementwise import channels_last
-from tinyflow.kernels.fused.normalise import dense
 from tinyflow.kernels.launch import (
     MAX_BLOCK,
     Config,

@@ -16,8 +16,9 @@ import triton
 import triton.language as tl
 
 from tinyflow.kernels import dtypes, memory, strides
+from tinyflow.kernels.batch_norm.operands import dense
 from tinyflow.kernels.conv2d.geometry import Geometry
-from tinyflow.kernels.fused.normalise import dense, relu
+from tinyflow.kernels.fused.normalise import relu
 from tinyflow.kernels.launch import MAX_BLOCK, Config, Configs, Cost, block, cdiv, launch, nbytes, offset_dtype
 from tinyflow.kernels.memory import Buffer
 from tinyflow.kernels.precision import input_precision, tf32

@@ -13,29 +13,20 @@ import triton
 import triton.language as tl
 
 from tinyflow.kernels import dtypes, memory
-from tinyflow.kernels.batch_norm import channel_values, finish_gradient_sums, pixel_splits
-from tinyflow.kernels.elementwise import channels_last, contiguous
-from tinyflow.kernels.fused.normalise import (
-    Norm,
-    check_images,
-    dense,
-    image,
+from tinyflow.kernels.batch_norm import finish_gradient_sums, pixel_splits
+from tinyflow.kernels.batch_norm.operands import dense
+from tinyflow.kernels.batch_norm.plans import interpreter_tile
+from tinyflow.kernels.batch_norm.tiles import (
+    channel_values,
     input_gradient,
     norm_values,
     normalised,
-    relu,
+    split_places,
+    store_partial,
 )
-from tinyflow.kernels.launch import (
-    MAX_BLOCK,
-    Config,
-    Configs,
-    Cost,
-    block,
-    cdiv,
-    launch,
-    nbytes,
-    offset_dtype,
-)
+from tinyflow.kernels.elementwise import channels_last, contiguous
+from tinyflow.kernels.fused.normalise import Norm, check_images, image, relu
+from tinyflow.kernels.launch import Config, Configs, Cost, cdiv, launch, nbytes, offset_dtype
 from tinyflow.kernels.memory import Buffer
 
 
@@ -99,6 +90,28 @@ def _pooled(g_ptr, taps_ptr, at, exists, c, channels, COMPUTE: tl.constexpr):
 
 
 @triton.jit
+def _gathered(g_ptr, taps_ptr, p, last, i, j, c, channels, out_h, out_w, COMPUTE: tl.constexpr):
+    """Gradients and taps of cells ``p``, which are (i, j) of an image, and of those to the right, below and across."""
+    at = (p * channels)[:, None] + c[None, :]
+    row, across = out_w * channels, j + 1 < out_w
+    below = i + 1 < out_h
+    g, tap = _pooled(g_ptr, taps_ptr, at, p < last, c, channels, COMPUTE)
+    g1, tap1 = _pooled(g_ptr, taps_ptr, at + channels, (p < last) & across, c, channels, COMPUTE)
+    g2, tap2 = _pooled(g_ptr, taps_ptr, at + row, (p < last) & below, c, channels, COMPUTE)
+    g3, tap3 = _pooled(g_ptr, taps_ptr, at + row + channels, (p < last) & across & below, c, channels, COMPUTE)
+    return g, tap, g1, tap1, g2, tap2, g3, tap3
+
+
+@triton.jit
+def _pixel_places(n, i, j, exists, c, channels, height, width, PIXEL: tl.constexpr):
+    """Where one of the four pixels of cells lies, and which of them exist."""
+    h = 2 * i + PIXEL // 2
+    w = 2 * j + PIXEL % 2
+    mask = (exists & (h < height) & (w < width))[:, None] & (c < channels)[None, :]
+    return (((n * height + h) * width + w) * channels)[:, None] + c[None, :], mask
+
+
+@triton.jit
 def _of_pixel(g, tap, g_right, tap_right, g_below, tap_below, g_across, tap_across, A: tl.constexpr, B: tl.constexpr):
     """The gradient of pixels (2i + A, 2j + B) from the windows of their cell, and of those to the right and below."""
     total = tl.where(tap == 3 * (1 + A) + 1 + B, g, 0.0)
@@ -133,10 +146,7 @@ def _normalise_pool_gradient_sums_kernel(
     BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    split = tl.program_id(0).to(INDEX)
-    c = tl.program_id(1).to(INDEX) * BLOCK_C + tl.arange(0, BLOCK_C).to(INDEX)
-    first = split * split_cells
-    last = tl.minimum(first + split_cells, cells)
+    first, last, c = split_places(cells, split_cells, INDEX, BLOCK_C)
     mean, scale, bias = norm_values(mean_ptr, invstd_ptr, weight_ptr, bias_ptr, c, channels, COMPUTE)
     lane_h = tl.zeros([BLOCK_P, BLOCK_C], COMPUTE)
     lane_hx = tl.zeros([BLOCK_P, BLOCK_C], COMPUTE)
@@ -145,27 +155,18 @@ def _normalise_pool_gradient_sums_kernel(
         n = p // (out_h * out_w)
         i = p // out_w % out_h
         j = p % out_w
-        at = (p * channels)[:, None] + c[None, :]
-        row, across = out_w * channels, j + 1 < out_w
-        below = i + 1 < out_h
-        g, tap = _pooled(g_ptr, taps_ptr, at, p < last, c, channels, COMPUTE)
-        g1, tap1 = _pooled(g_ptr, taps_ptr, at + channels, (p < last) & across, c, channels, COMPUTE)
-        g2, tap2 = _pooled(g_ptr, taps_ptr, at + row, (p < last) & below, c, channels, COMPUTE)
-        g3, tap3 = _pooled(g_ptr, taps_ptr, at + row + channels, (p < last) & across & below, c, channels, COMPUTE)
+        g, tap, g1, tap1, g2, tap2, g3, tap3 = _gathered(
+            g_ptr, taps_ptr, p, last, i, j, c, channels, out_h, out_w, COMPUTE
+        )
         for pixel in tl.static_range(4):
-            h = 2 * i + pixel // 2
-            w = 2 * j + pixel % 2
-            mask = ((p < last) & (h < height) & (w < width))[:, None] & (c < channels)[None, :]
-            x_at = (((n * height + h) * width + w) * channels)[:, None] + c[None, :]
+            x_at, mask = _pixel_places(n, i, j, p < last, c, channels, height, width, pixel)
             x = tl.load(x_ptr + x_at, mask=mask, other=0).to(COMPUTE)
             z = normalised(x, mean, scale, bias).to(x_ptr.dtype.element_ty).to(COMPUTE)
             grad = _of_pixel(g, tap, g1, tap1, g2, tap2, g3, tap3, pixel // 2, pixel % 2)
             grad = tl.where(mask & ((z <= 0) == 0), grad, 0.0)  # a pixel past the edge is none of the batch's
             lane_h += grad
             lane_hx += grad * (x - mean[None, :])
-    out = split * channels + c
-    tl.store(partial_ptr + out, tl.sum(lane_h, axis=0), mask=c < channels)
-    tl.store(partial_ptr + tl.num_programs(0).to(INDEX) * channels + out, tl.sum(lane_hx, axis=0), mask=c < channels)
+    store_partial(partial_ptr, tl.sum(lane_h, axis=0), tl.sum(lane_hx, axis=0), c, channels, INDEX)
 
 
 @triton.jit
@@ -201,25 +202,18 @@ def _normalise_pool_input_grad_kernel(
     n = p // (out_h * out_w)
     i = p // out_w % out_h
     j = p % out_w
-    at = (p * channels)[:, None] + c[None, :]
-    row, across = out_w * channels, j + 1 < out_w
-    below = i + 1 < out_h
-    g, tap = _pooled(g_ptr, taps_ptr, at, p < cells, c, channels, COMPUTE)
-    g1, tap1 = _pooled(g_ptr, taps_ptr, at + channels, (p < cells) & across, c, channels, COMPUTE)
-    g2, tap2 = _pooled(g_ptr, taps_ptr, at + row, (p < cells) & below, c, channels, COMPUTE)
-    g3, tap3 = _pooled(g_ptr, taps_ptr, at + row + channels, (p < cells) & across & below, c, channels, COMPUTE)
+    g, tap, g1, tap1, g2, tap2, g3, tap3 = _gathered(
+        g_ptr, taps_ptr, p, cells, i, j, c, channels, out_h, out_w, COMPUTE
+    )
     for pixel in tl.static_range(4):
-        h = 2 * i + pixel // 2
-        w = 2 * j + pixel % 2
-        mask = ((p < cells) & (h < height) & (w < width))[:, None] & (c < channels)[None, :]
-        x_at = (((n * height + h) * width + w) * channels)[:, None] + c[None, :]
+        x_at, mask = _pixel_places(n, i, j, p < cells, c, channels, height, width, pixel)
         x = tl.load(x_ptr + x_at, mask=mask, other=0).to(COMPUTE)
         z = normalised(x, mean, scale, bias).to(x_ptr.dtype.element_ty).to(COMPUTE)
         grad = _of_pixel(g, tap, g1, tap1, g2, tap2, g3, tap3, pixel // 2, pixel % 2)
         grad = tl.where(z <= 0, 0.0, grad)
         if TRAINING:
             pixels = (cells // (out_h * out_w)) * height * width
-            grad_x = input_gradient(grad, x, mean, invstd, scale, grad_weight, grad_bias, pixels)
+            grad_x = input_gradient(grad, x - mean[None, :], invstd, scale, grad_weight, grad_bias, pixels)
         else:
             grad_x = grad * scale[None, :]
         tl.store(grad_x_ptr + x_at, grad_x.to(grad_x_ptr.dtype.element_ty), mask=mask)
@@ -233,15 +227,10 @@ def _choose(pixels: int, channels: int) -> Config:
     return _SMALL
 
 
-def _interpreter(pixels: int, channels: int) -> Config:
-    block_c = block(channels)
-    return Config({"BLOCK_P": block(pixels, MAX_BLOCK // block_c), "BLOCK_C": block_c})
-
-
 _SHIPPED = (_SMALL, _LARGE)
-pool_configs = Configs("_normalise_pool_kernel", _SHIPPED, _choose, _interpreter)
-pool_gradient_sums_configs = Configs("_normalise_pool_gradient_sums_kernel", _SHIPPED, _choose, _interpreter)
-pool_input_grad_configs = Configs("_normalise_pool_input_grad_kernel", _SHIPPED, _choose, _interpreter)
+pool_configs = Configs("_normalise_pool_kernel", _SHIPPED, _choose, interpreter_tile)
+pool_gradient_sums_configs = Configs("_normalise_pool_gradient_sums_kernel", _SHIPPED, _choose, interpreter_tile)
+pool_input_grad_configs = Configs("_normalise_pool_input_grad_kernel", _SHIPPED, _choose, interpreter_tile)
 
 
 def normalise_pool(
@@ -323,7 +312,7 @@ def normalise_pool_grad(
     if channels == 0:
         return grad_x, grad_weight, grad_bias
     config = pool_gradient_sums_configs(pixels=cells, channels=channels)
-    splits, split_cells = pixel_splits(config, cells, channels) if cells else (0, 0)
+    splits, split_cells = pixel_splits(config, cells, channels)
     partial = memory.empty((2, splits, channels), statistic, x.device)
     compute, index = dtypes.compute_dtype(x.dtype), offset_dtype(x)
     launch(

@@ -11,10 +11,11 @@ import triton
 import triton.language as tl
 
 from tinyflow.kernels import hardware, memory
+from tinyflow.kernels.batch_norm.tiles import norm_values, normalised
 from tinyflow.kernels.conv2d.box_stem import WINDOW, tap_rows, unfold_sum, window_boxes
 from tinyflow.kernels.conv2d.boxes import box_place, box_tiles, image_boxes
 from tinyflow.kernels.conv2d.geometry import Geometry
-from tinyflow.kernels.fused.normalise import Norm, norm_values, normalised
+from tinyflow.kernels.fused.normalise import Norm
 from tinyflow.kernels.launch import Config, Configs, Cost, block, cdiv, launch, nbytes, offset_dtype
 from tinyflow.kernels.memory import Buffer
 

@@ -133,12 +133,25 @@ def _element(
 
 
 @triton.jit
+def position(q, sizes):
+    """Image, depth, height and width of flat places q in images of these sizes."""
+    i2 = q % sizes[2]
+    i1 = (q // sizes[2]) % sizes[1]
+    i0 = (q // (sizes[2] * sizes[1])) % sizes[0]
+    n = q // (sizes[2] * sizes[1] * sizes[0])
+    return n, i0, i1, i2
+
+
+@triton.jit
+def pixel(n, i0, i1, i2, strides):
+    """The offset of a position's first channel in an image's memory."""
+    return n * strides[0] + i0 * strides[2] + i1 * strides[3] + i2 * strides[4]
+
+
+@triton.jit
 def spot(q, out_sizes, grid_strides):
     """Image, position and grid offset of flat places q."""
-    o2 = q % out_sizes[2]
-    o1 = (q // out_sizes[2]) % out_sizes[1]
-    o0 = (q // (out_sizes[2] * out_sizes[1])) % out_sizes[0]
-    n = q // (out_sizes[2] * out_sizes[1] * out_sizes[0])
+    n, o0, o1, o2 = position(q, out_sizes)
     at = n * grid_strides[0] + o0 * grid_strides[1] + o1 * grid_strides[2] + o2 * grid_strides[3]
     return n, o0, o1, o2, at
 

@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 from tinyflow.kernels.grid_sample.geometry import SHIPPED, choose, interpreter
-from tinyflow.kernels.grid_sample.places import axis_weight, depth_weight, places_of, spot, tap_element
+from tinyflow.kernels.grid_sample.places import axis_weight, depth_weight, pixel, places_of, spot, tap_element
 from tinyflow.kernels.launch import Configs
 
 
@@ -47,11 +47,11 @@ def _grid_sample_kernel(
         i0, i1, i2, inside = tap_element(u0, u1, u2, sizes, k, T, AXES, MODE, PADDING, ALIGN, COMPUTE, INDEX)
         weight = axis_weight(u1, s1, k // T % T, MODE, ORDER_Y) * axis_weight(u2, s2, k % T, MODE, ORDER_X)
         weight *= depth_weight(u0, s0, k // (T * T), AXES, MODE, ORDER_Z)
-        x_at = n * x_strides[0] + i0 * x_strides[2] + i1 * x_strides[3] + i2 * x_strides[4]
+        x_at = pixel(n, i0, i1, i2, x_strides)
         mask = (inside & (q < places))[:, None] & (c < channels)[None, :]
         x = tl.load(x_ptr + x_at[:, None] + (c * x_strides[1])[None, :], mask=mask, other=0).to(COMPUTE)
         total += weight[:, None] * x
-    y_at = n * y_strides[0] + o0 * y_strides[2] + o1 * y_strides[3] + o2 * y_strides[4]
+    y_at = pixel(n, o0, o1, o2, y_strides)
     mask = (q < places)[:, None] & (c < channels)[None, :]
     tl.store(y_ptr + y_at[:, None] + (c * y_strides[1])[None, :], total.to(y_ptr.dtype.element_ty), mask=mask)
 
@@ -88,7 +88,7 @@ def _grid_sample_grid_grad_kernel(
     u0, u1, u2, s0, s1, s2 = places_of(
         grid_ptr, at, grid_strides[4], q < places, sizes, AXES, MODE, PADDING, ALIGN, COMPUTE
     )
-    g_at = n * g_strides[0] + o0 * g_strides[2] + o1 * g_strides[3] + o2 * g_strides[4]
+    g_at = pixel(n, o0, o1, o2, g_strides)
     by_x = tl.zeros([BLOCK_P], COMPUTE)
     by_y = tl.zeros([BLOCK_P], COMPUTE)
     by_z = tl.zeros([BLOCK_P], COMPUTE)
@@ -98,7 +98,7 @@ def _grid_sample_grid_grad_kernel(
         g = tl.load(g_ptr + g_at[:, None] + (c * g_strides[1])[None, :], mask=mask, other=0).to(COMPUTE)
         for k in tl.static_range(TAPS):
             i0, i1, i2, inside = tap_element(u0, u1, u2, sizes, k, T, AXES, MODE, PADDING, ALIGN, COMPUTE, INDEX)
-            x_at = n * x_strides[0] + i0 * x_strides[2] + i1 * x_strides[3] + i2 * x_strides[4]
+            x_at = pixel(n, i0, i1, i2, x_strides)
             x = tl.load(x_ptr + x_at[:, None] + (c * x_strides[1])[None, :], mask=mask & inside[:, None], other=0).to(
                 COMPUTE
             )

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from tinyflow.kernels.grid_sample.geometry import SHIPPED, choose, interpreter
-from tinyflow.kernels.grid_sample.places import axis_weight, depth_weight, places_of, spot, tap_element
+from tinyflow.kernels.grid_sample.places import axis_weight, depth_weight, pixel, places_of, position, spot, tap_element
 from tinyflow.kernels.launch import Config, Configs, block
 
 
@@ -97,19 +97,13 @@ def _grid_gather_kernel(
         entry = tl.load(order_ptr + low + j, mask=has, other=0)
         weight = tl.load(weights_ptr + entry, mask=has, other=0)
         q = entry // TAPS
-        o2 = q % out_sizes[2]
-        o1 = (q // out_sizes[2]) % out_sizes[1]
-        o0 = (q // (out_sizes[2] * out_sizes[1])) % out_sizes[0]
-        n = q // (out_sizes[2] * out_sizes[1] * out_sizes[0])
-        at = n * g_strides[0] + o0 * g_strides[2] + o1 * g_strides[3] + o2 * g_strides[4]
+        n, o0, o1, o2 = position(q, out_sizes)
+        at = pixel(n, o0, o1, o2, g_strides)
         mask = has[:, None] & (c < channels)[None, :]
         g = tl.load(g_ptr + at[:, None] + (c * g_strides[1])[None, :], mask=mask, other=0).to(COMPUTE)
         total += weight[:, None] * g
-    i2 = p % sizes[2]
-    i1 = (p // sizes[2]) % sizes[1]
-    i0 = (p // (sizes[2] * sizes[1])) % sizes[0]
-    n = p // (sizes[2] * sizes[1] * sizes[0])
-    at = n * out_strides[0] + i0 * out_strides[2] + i1 * out_strides[3] + i2 * out_strides[4]
+    n, i0, i1, i2 = position(p, sizes)
+    at = pixel(n, i0, i1, i2, out_strides)
     mask = (p < elements)[:, None] & (c < channels)[None, :]
     tl.store(out_ptr + at[:, None] + (c * out_strides[1])[None, :], total.to(out_ptr.dtype.element_ty), mask=mask)
 

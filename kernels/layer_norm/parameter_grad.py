@@ -9,14 +9,11 @@ import triton.language as tl
 
 from tinyflow.kernels import dtypes, memory, strides
 from tinyflow.kernels.addressing import offsets, walk
-from tinyflow.kernels.batch_norm import pixel_splits
+from tinyflow.kernels.batch_norm.plans import TILES, choose_tile, interpreter_tile, pixel_splits
 from tinyflow.kernels.elementwise import fill
 from tinyflow.kernels.launch import (
-    MAX_BLOCK,
-    Config,
     Configs,
     Cost,
-    block,
     cdiv,
     check_same_device,
     launch,
@@ -89,22 +86,7 @@ def _layer_norm_parameter_grad_kernel(
     tl.store(partial_ptr + channels + out, tl.sum(lane_g, axis=0).to(element), mask=c < channels)
 
 
-_TALL = Config({"BLOCK_P": 128, "BLOCK_C": 32})
-_WIDE = Config({"BLOCK_P": 32, "BLOCK_C": 128})
-
-
-def _choose_channels(pixels: int, channels: int) -> Config:
-    return _WIDE if channels > 64 else _TALL
-
-
-def _whole_channels(pixels: int, channels: int) -> Config:
-    block_c = block(channels)
-    return Config({"BLOCK_P": block(pixels, MAX_BLOCK // block_c), "BLOCK_C": block_c})
-
-
-layer_norm_parameter_grad_configs = Configs(
-    "_layer_norm_parameter_grad_kernel", (_TALL, _WIDE), _choose_channels, _whole_channels
-)
+layer_norm_parameter_grad_configs = Configs("_layer_norm_parameter_grad_kernel", TILES, choose_tile, interpreter_tile)
 
 
 def _pick(sequence: Sequence[int], dims: Sequence[int]) -> tuple[int, ...]:

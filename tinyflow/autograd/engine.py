@@ -235,10 +235,8 @@ def _leading_to(nodes: dict[Node, int], inputs: Sequence[Edge]) -> dict[Node, bo
     while stack:
         for user in users.get(stack.pop(), ()):
             if user not in needed:
-                needed[user] = True
                 stack.append(user)
-            elif not needed[user]:
-                needed[user] = True
+            needed[user] = True
     return needed
 
 

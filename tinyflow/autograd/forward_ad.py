@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from tinyflow import autocast_mode, autograd
 from tinyflow.autograd.grad_mode import enable_grad, mode
 from tinyflow.autograd.graph import AccumulateGrad, Edge, Node, SavedTensor
+from tinyflow.autograd.view_history import root_of
 from tinyflow.tensor import Tensor
 
 __all__ = ["UnpackedDualTensor", "dual_level", "enter_dual_level", "exit_dual_level", "make_dual", "unpack_dual"]
@@ -48,7 +49,7 @@ class Level:
         found = self._own(x)
         if found is not None or not isinstance(x, Tensor) or x._base is None:
             return found
-        shown = self._own(x._root())  # a view that was made before its base became dual
+        shown = self._own(root_of(x))  # a view that was made before its base became dual
         if shown is not None:
             with _without_tangents():
                 for spec in x._specs:
@@ -68,7 +69,7 @@ class Level:
 
     def note_primal(self, x: Tensor) -> None:
         """Remembers whose memory a dual tensor shares."""
-        owner = x._root() or x if x._base is not None else x
+        owner = root_of(x) or x if x._base is not None else x
         key = id(owner)
         self._primals[key] = weakref.ref(owner, lambda ref: self._primals.pop(key, None))
 
@@ -153,7 +154,7 @@ class Level:
         Raises:
             NotImplementedError: if it would change the memory of dual tensors behind their back.
         """
-        owner = target if target._base is None else target._root()
+        owner = target if target._base is None else root_of(target)
         primal = self._primals.get(id(owner))
         if self._own(target) is None and primal is not None and primal() is owner:
             raise NotImplementedError(
@@ -167,7 +168,7 @@ class Level:
         with _without_tangents():
             tangent = self.get(target)
             if tangent is None:
-                owner = target if target._base is None else target._root()
+                owner = target if target._base is None else root_of(target)
                 assert owner is not None
                 self.put(owner, Tensor._zeros(owner.shape, owner.dtype, owner.device))
                 tangent = self.get(target)

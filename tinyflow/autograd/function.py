@@ -31,6 +31,7 @@ from tinyflow.autograd.graph import (
     output_info,
     released_error,
 )
+from tinyflow.autograd.view_history import stand_apart
 from tinyflow.tensor import Tensor
 
 
@@ -244,7 +245,7 @@ class Function:
         if any(y is x for x in inputs):
             y = y.view_as(y)
         result = y.detach()
-        result._stand_apart_from(y)
+        stand_apart(result, y)
         result._set_history(node, index)
         node._to_save = tuple(result if x is y else x for x in node._to_save)
         return result

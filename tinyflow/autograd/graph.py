@@ -187,6 +187,11 @@ def output_info(tensor: Tensor) -> OutputInfo:
     return OutputInfo(data.shape, data.dtype, data.device)
 
 
+def backward_name(label: str) -> str:
+    """The name of an operation's node: ``MulBackward0`` of ``mul``."""
+    return "".join(part.capitalize() for part in label.split("_")) + "Backward0"
+
+
 #: The names under which anomaly mode notes where an operation was called, and which node's backward pass called it.
 WHERE, PARENT = "traceback_", "parent_"
 

@@ -11,6 +11,8 @@ from tinyflow import autograd
 from tinyflow.autograd.grad_mode import enable_grad
 from tinyflow.autograd.graph import AccumulateGrad, Node
 from tinyflow.func.containers import leaves, mapped, replaced
+from tinyflow.ops.creation import eye
+from tinyflow.ops.shape import stack
 from tinyflow.tensor import Tensor
 
 Argnums = int | tuple[int, ...]
@@ -243,8 +245,6 @@ def jvp(
 
 def _basis(x: Tensor) -> Iterator[Tensor]:
     """The unit vectors of a Tensor's shape."""
-    from tinyflow.ops.creation import eye
-
     n = x.numel()
     rows = eye(n, dtype=x.dtype, device=x.device)
     for k in range(n):
@@ -252,8 +252,6 @@ def _basis(x: Tensor) -> Iterator[Tensor]:
 
 
 def _stacked(parts: Sequence[Tensor], shape: Sequence[int], like: Tensor) -> Tensor:
-    from tinyflow.ops.shape import stack
-
     return stack(parts).reshape(shape) if parts else Tensor._zeros(tuple(shape), like.dtype, like.device)
 
 

@@ -158,12 +158,12 @@ def conv_bn_joined(x: Tensor, conv: Module, bn: Module, shortcut: Tensor, downsa
     """``relu(bn(conv(x)) + downsample(shortcut))``; fused where ``downsample`` is a convolution and its normalisation."""
     if type(downsample) is Sequential and len(downsample) == 2 and not has_hooks(downsample):
         conv_short, bn_short = downsample
-        fits = _fits(x, conv, bn) and _fits(shortcut, conv_short, bn_short) and conv.bias is conv_short.bias is None
-        if fits and not _folds(conv, bn, x) and not _folds(conv_short, bn_short, shortcut):  # type: ignore[arg-type]
-            return ops.conv_bn_joined(_branch(x, conv, bn), _branch(shortcut, conv_short, bn_short))
-        both = _fits(x, conv, bn) and _fits(shortcut, conv_short, bn_short)
-        if both and _folds(conv, bn, x) and _folds(conv_short, bn_short, shortcut):  # type: ignore[arg-type]
-            return ops.conv_joined(*_folded_branch(x, conv, bn), *_folded_branch(shortcut, conv_short, bn_short))
+        if _fits(x, conv, bn) and _fits(shortcut, conv_short, bn_short):
+            folds = {_folds(conv, bn, x), _folds(conv_short, bn_short, shortcut)}  # type: ignore[arg-type]
+            if folds == {True}:
+                return ops.conv_joined(*_folded_branch(x, conv, bn), *_folded_branch(shortcut, conv_short, bn_short))
+            if folds == {False} and conv.bias is conv_short.bias is None:
+                return ops.conv_bn_joined(_branch(x, conv, bn), _branch(shortcut, conv_short, bn_short))
         return conv_bn_act(x, conv, bn, conv_bn_act(shortcut, conv_short, bn_short, act="none"))
     return conv_bn_act(x, conv, bn, downsample(shortcut))
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import tinyflow
 from tinyflow.nn import functional as F
-from tinyflow.nn import init
-from tinyflow.nn.module import Module
-from tinyflow.nn.parameter import Parameter
+from tinyflow.nn.channel_norm import ChannelNorm
 from tinyflow.tensor import Tensor
 
 
-class _BatchNorm(Module):
+class _BatchNorm(ChannelNorm):
     """y = (x − mean) / √(var + eps) · weight + bias for each channel.
 
     In training, mean and var are those of the batch over all dimensions but the channels', and the running statistics
@@ -28,53 +25,7 @@ class _BatchNorm(Module):
         track_running_stats: whether there are running statistics; without them the batch's are used in evaluation too.
     """
 
-    _version = 2
     _dimensions: tuple[int, ...] = ()
-
-    def __init__(
-        self,
-        num_features: int,
-        eps: float = 1e-5,
-        momentum: float | None = 0.1,
-        affine: bool = True,
-        track_running_stats: bool = True,
-        device: str | tinyflow.device | None = None,
-        dtype: tinyflow.dtype | None = None,
-        *,
-        bias: bool = True,
-    ) -> None:
-        super().__init__()
-        self.num_features = num_features
-        self.eps = eps
-        self.momentum = momentum
-        self.affine = affine
-        self.track_running_stats = track_running_stats
-
-        def channels() -> Tensor:
-            return tinyflow.empty((num_features,), device=device, dtype=dtype)
-
-        self.register_parameter("weight", Parameter(channels()) if affine else None)
-        self.register_parameter("bias", Parameter(channels()) if affine and bias else None)
-        self.register_buffer("running_mean", channels() if track_running_stats else None)
-        self.register_buffer("running_var", channels() if track_running_stats else None)
-        count = tinyflow.empty((), dtype=tinyflow.int64, device=device) if track_running_stats else None
-        self.register_buffer("num_batches_tracked", count)
-        self.reset_parameters()
-
-    def reset_running_stats(self) -> None:
-        """Mean 0, variance 1, no batch seen."""
-        if self.track_running_stats:
-            self.running_mean.zero_()
-            self.running_var.fill_(1)
-            self.num_batches_tracked.zero_()
-
-    def reset_parameters(self) -> None:
-        """The identity: weight 1, bias 0, running statistics as new."""
-        self.reset_running_stats()
-        if self.affine:
-            init.ones_(self.weight)
-            if self.bias is not None:
-                init.zeros_(self.bias)
 
     def forward(self, input: Tensor) -> Tensor:
         if input.dim() not in self._dimensions:
@@ -107,12 +58,6 @@ class _BatchNorm(Module):
         if (version is None or version < 2) and self.track_running_stats and key not in state_dict:
             state_dict[key] = self.num_batches_tracked  # older files do not count batches
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
-
-    def extra_repr(self) -> str:
-        return (
-            f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
-            f"bias={self.bias is not None}, track_running_stats={self.track_running_stats}"
-        )
 
 
 class BatchNorm1d(_BatchNorm):

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 import tinyflow
 from tinyflow.nn import functional as F
 from tinyflow.nn import init
+from tinyflow.nn.channel_norm import AffineNorm, ChannelNorm
 from tinyflow.nn.module import Module
 from tinyflow.nn.parameter import Parameter
 from tinyflow.tensor import Tensor
 
 
-class LayerNorm(Module):
+class LayerNorm(AffineNorm):
     """y = (x − mean) / √(var + eps) · weight + bias, mean and variance over the last dimensions (Ba et al. 2016).
 
     Args:
@@ -37,20 +38,8 @@ class LayerNorm(Module):
         self.normalized_shape = shape
         self.eps = eps
         self.elementwise_affine = elementwise_affine
-
-        def parameter(there: bool) -> Parameter | None:
-            return Parameter(tinyflow.empty(shape, device=device, dtype=dtype)) if there else None
-
-        self.register_parameter("weight", parameter(elementwise_affine))
-        self.register_parameter("bias", parameter(elementwise_affine and bias))
+        self._register_affine(shape, elementwise_affine, elementwise_affine and bias, device, dtype)
         self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """The identity: weight 1, bias 0."""
-        if self.weight is not None:
-            init.ones_(self.weight)
-        if self.bias is not None:
-            init.zeros_(self.bias)
 
     def forward(self, input: Tensor) -> Tensor:
         return F.layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps)
@@ -100,7 +89,7 @@ class RMSNorm(Module):
         return f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}"
 
 
-class GroupNorm(Module):
+class GroupNorm(AffineNorm):
     """y = (x − mean) / √(var + eps) · weight + bias, mean and variance over each group of channels (Wu & He 2018).
 
     Args:
@@ -132,20 +121,8 @@ class GroupNorm(Module):
         self.num_channels = num_channels
         self.eps = eps
         self.affine = affine
-
-        def parameter(there: bool) -> Parameter | None:
-            return Parameter(tinyflow.empty((num_channels,), device=device, dtype=dtype)) if there else None
-
-        self.register_parameter("weight", parameter(affine))
-        self.register_parameter("bias", parameter(affine and bias))
+        self._register_affine((num_channels,), affine, affine and bias, device, dtype)
         self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """The identity: weight 1, bias 0."""
-        if self.weight is not None:
-            init.ones_(self.weight)
-        if self.bias is not None:
-            init.zeros_(self.bias)
 
     def forward(self, input: Tensor) -> Tensor:
         return F.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
@@ -157,7 +134,7 @@ class GroupNorm(Module):
         )
 
 
-class _InstanceNorm(Module):
+class _InstanceNorm(ChannelNorm):
     """y = (x − mean) / √(var + eps) · weight + bias for each channel of each sample (Ulyanov et al. 2016).
 
     Args:
@@ -169,7 +146,6 @@ class _InstanceNorm(Module):
         bias: whether there is a bias beside the weight.
     """
 
-    _version = 2
     _spatial: int = 0
 
     def __init__(
@@ -184,38 +160,7 @@ class _InstanceNorm(Module):
         *,
         bias: bool = True,
     ) -> None:
-        super().__init__()
-        self.num_features = num_features
-        self.eps = eps
-        self.momentum = momentum
-        self.affine = affine
-        self.track_running_stats = track_running_stats
-
-        def channels() -> Tensor:
-            return tinyflow.empty((num_features,), device=device, dtype=dtype)
-
-        self.register_parameter("weight", Parameter(channels()) if affine else None)
-        self.register_parameter("bias", Parameter(channels()) if affine and bias else None)
-        self.register_buffer("running_mean", channels() if track_running_stats else None)
-        self.register_buffer("running_var", channels() if track_running_stats else None)
-        count = tinyflow.empty((), dtype=tinyflow.int64, device=device) if track_running_stats else None
-        self.register_buffer("num_batches_tracked", count)
-        self.reset_parameters()
-
-    def reset_running_stats(self) -> None:
-        """Mean 0, variance 1."""
-        if self.track_running_stats:
-            self.running_mean.zero_()
-            self.running_var.fill_(1)
-            self.num_batches_tracked.zero_()
-
-    def reset_parameters(self) -> None:
-        """The identity: weight 1, bias 0, running statistics as new."""
-        self.reset_running_stats()
-        if self.weight is not None:
-            init.ones_(self.weight)
-        if self.bias is not None:
-            init.zeros_(self.bias)
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias)
 
     def _check(self, x: Tensor) -> None:
         if x.dim() not in (self._spatial + 1, self._spatial + 2):
@@ -244,12 +189,6 @@ class _InstanceNorm(Module):
             self.eps,
         )
         return y if batch is input else y.squeeze(0)
-
-    def extra_repr(self) -> str:
-        return (
-            f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
-            f"bias={self.bias is not None}, track_running_stats={self.track_running_stats}"
-        )
 
 
 class InstanceNorm1d(_InstanceNorm):

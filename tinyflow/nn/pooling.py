@@ -6,8 +6,8 @@ dimension.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 from tinyflow.nn import functional as F
 from tinyflow.nn.module import Module
@@ -21,7 +21,38 @@ def _tuple(value: Any, ndim: int) -> tuple[Any, ...]:
     return tuple(value) if isinstance(value, Sequence) else (value,) * ndim
 
 
-class _MaxPool(Module):
+class _Pool(Module):
+    """A layer that gives its input and its settings to ``_pool``."""
+
+    _pool: ClassVar[Callable[..., Any]]
+
+    def _arguments(self) -> tuple[Any, ...]:
+        """The settings, in the order in which ``_pool`` takes them."""
+        raise NotImplementedError
+
+    def forward(self, input: Tensor) -> Any:
+        return self._pool(input, *self._arguments())
+
+
+class _Windowed(Module):
+    """A layer with windows; where it says its ``ndim`` their settings become tuples, as in torch's layer of the name."""
+
+    ndim: int | None = None
+
+    def __init__(self, kernel_size: Size, stride: Size | None = None, padding: Size = 0) -> None:
+        super().__init__()
+        self.kernel_size = self._setting(kernel_size)
+        self.stride = self._setting(kernel_size if stride is None else stride)
+        self.padding = self._setting(padding)
+
+    def _setting(self, value: Size) -> Any:
+        return value if self.ndim is None else _tuple(value, self.ndim)
+
+    def extra_repr(self) -> str:
+        return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
+
+
+class _MaxPool(_Windowed, _Pool):
     """The largest value of each window.
 
     Args:
@@ -40,10 +71,7 @@ class _MaxPool(Module):
         return_indices: bool = False,
         ceil_mode: bool = False,
     ) -> None:
-        super().__init__()
-        self.kernel_size = kernel_size
-        self.stride = kernel_size if stride is None else stride
-        self.padding = padding
+        super().__init__(kernel_size, stride, padding)
         self.dilation = dilation
         self.return_indices = return_indices
         self.ceil_mode = ceil_mode
@@ -53,34 +81,25 @@ class _MaxPool(Module):
         return (*windows, self.ceil_mode, self.return_indices)
 
     def extra_repr(self) -> str:
-        return (
-            f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}, "
-            f"dilation={self.dilation}, ceil_mode={self.ceil_mode}"
-        )
+        return f"{super().extra_repr()}, dilation={self.dilation}, ceil_mode={self.ceil_mode}"
 
 
 class MaxPool1d(_MaxPool):
     __doc__ = _MaxPool.__doc__
-
-    def forward(self, input: Tensor) -> Any:
-        return F.max_pool1d(input, *self._arguments())
+    _pool = staticmethod(F.max_pool1d)
 
 
 class MaxPool2d(_MaxPool):
     __doc__ = _MaxPool.__doc__
-
-    def forward(self, input: Tensor) -> Any:
-        return F.max_pool2d(input, *self._arguments())
+    _pool = staticmethod(F.max_pool2d)
 
 
 class MaxPool3d(_MaxPool):
     __doc__ = _MaxPool.__doc__
-
-    def forward(self, input: Tensor) -> Any:
-        return F.max_pool3d(input, *self._arguments())
+    _pool = staticmethod(F.max_pool3d)
 
 
-class _MaxUnpool(Module):
+class _MaxUnpool(_Windowed):
     """Largest values back at their indices, zeros elsewhere.
 
     A call takes them, the indices that the pooling returned, and maybe ``output_size``, the size of what was pooled.
@@ -89,44 +108,35 @@ class _MaxUnpool(Module):
         kernel_size, stride, padding: those of the pooling.
     """
 
-    ndim: int
+    _unpool: ClassVar[Callable[..., Tensor]]
 
-    def __init__(self, kernel_size: Size, stride: Size | None = None, padding: Size = 0) -> None:
-        super().__init__()
-        self.kernel_size = _tuple(kernel_size, self.ndim)
-        self.stride = _tuple(kernel_size if stride is None else stride, self.ndim)
-        self.padding = _tuple(padding, self.ndim)
-
-    def extra_repr(self) -> str:
-        return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
+    def forward(self, input: Tensor, indices: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        return self._unpool(input, indices, self.kernel_size, self.stride, self.padding, output_size)
 
 
 class MaxUnpool1d(_MaxUnpool):
     __doc__ = _MaxUnpool.__doc__
     ndim = 1
-
-    def forward(self, input: Tensor, indices: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
-        return F.max_unpool1d(input, indices, self.kernel_size, self.stride, self.padding, output_size)
+    _unpool = staticmethod(F.max_unpool1d)
 
 
 class MaxUnpool2d(_MaxUnpool):
     __doc__ = _MaxUnpool.__doc__
     ndim = 2
-
-    def forward(self, input: Tensor, indices: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
-        return F.max_unpool2d(input, indices, self.kernel_size, self.stride, self.padding, output_size)
+    _unpool = staticmethod(F.max_unpool2d)
 
 
 class MaxUnpool3d(_MaxUnpool):
     __doc__ = _MaxUnpool.__doc__
     ndim = 3
-
-    def forward(self, input: Tensor, indices: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
-        return F.max_unpool3d(input, indices, self.kernel_size, self.stride, self.padding, output_size)
+    _unpool = staticmethod(F.max_unpool3d)
 
 
-class AvgPool1d(Module):
+class AvgPool1d(_Windowed, _Pool):
     """The mean of each window; settings are those of :class:`AvgPool2d`, without ``divisor_override``."""
+
+    ndim = 1
+    _pool = staticmethod(F.avg_pool1d)
 
     def __init__(
         self,
@@ -136,22 +146,15 @@ class AvgPool1d(Module):
         ceil_mode: bool = False,
         count_include_pad: bool = True,
     ) -> None:
-        super().__init__()
-        self.kernel_size = _tuple(kernel_size, 1)
-        self.stride = _tuple(kernel_size if stride is None else stride, 1)
-        self.padding = _tuple(padding, 1)
+        super().__init__(kernel_size, stride, padding)
         self.ceil_mode = ceil_mode
         self.count_include_pad = count_include_pad
 
-    def forward(self, input: Tensor) -> Tensor:
-        windows = self.kernel_size, self.stride, self.padding
-        return F.avg_pool1d(input, *windows, self.ceil_mode, self.count_include_pad)
-
-    def extra_repr(self) -> str:
-        return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
+    def _arguments(self) -> tuple[Any, ...]:
+        return self.kernel_size, self.stride, self.padding, self.ceil_mode, self.count_include_pad
 
 
-class _AvgPool(Module):
+class _AvgPool(_Windowed, _Pool):
     """The mean of each window.
 
     Args:
@@ -171,10 +174,7 @@ class _AvgPool(Module):
         count_include_pad: bool = True,
         divisor_override: int | None = None,
     ) -> None:
-        super().__init__()
-        self.kernel_size = kernel_size
-        self.stride = kernel_size if stride is None else stride
-        self.padding = padding
+        super().__init__(kernel_size, stride, padding)
         self.ceil_mode = ceil_mode
         self.count_include_pad = count_include_pad
         self.divisor_override = divisor_override
@@ -183,96 +183,83 @@ class _AvgPool(Module):
         windows = self.kernel_size, self.stride, self.padding
         return (*windows, self.ceil_mode, self.count_include_pad, self.divisor_override)
 
-    def extra_repr(self) -> str:
-        return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
-
 
 class AvgPool2d(_AvgPool):
     __doc__ = _AvgPool.__doc__
-
-    def forward(self, input: Tensor) -> Tensor:
-        return F.avg_pool2d(input, *self._arguments())
+    _pool = staticmethod(F.avg_pool2d)
 
 
 class AvgPool3d(_AvgPool):
     __doc__ = _AvgPool.__doc__
-
-    def forward(self, input: Tensor) -> Tensor:
-        return F.avg_pool3d(input, *self._arguments())
+    _pool = staticmethod(F.avg_pool3d)
 
 
-class _AdaptiveAvgPool(Module):
-    """Means of windows so laid out that the result has ``output_size``: an integer, or one for each dimension.
-
-    None keeps a dimension's size.
-    """
+class _Adaptive(_Pool):
+    """A layer whose result has ``output_size``, however large its input."""
 
     def __init__(self, output_size: OutputSize) -> None:
         super().__init__()
         self.output_size = output_size
 
+    def _arguments(self) -> tuple[Any, ...]:
+        return (self.output_size,)
+
     def extra_repr(self) -> str:
         return f"output_size={self.output_size}"
 
 
+class _AdaptiveAvgPool(_Adaptive):
+    """Means of windows so laid out that the result has ``output_size``: an integer, or one for each dimension.
+
+    None keeps a dimension's size.
+    """
+
+
 class AdaptiveAvgPool1d(_AdaptiveAvgPool):
     __doc__ = _AdaptiveAvgPool.__doc__
-
-    def forward(self, input: Tensor) -> Tensor:
-        return F.adaptive_avg_pool1d(input, self.output_size)
+    _pool = staticmethod(F.adaptive_avg_pool1d)
 
 
 class AdaptiveAvgPool2d(_AdaptiveAvgPool):
     __doc__ = _AdaptiveAvgPool.__doc__
-
-    def forward(self, input: Tensor) -> Tensor:
-        return F.adaptive_avg_pool2d(input, self.output_size)
+    _pool = staticmethod(F.adaptive_avg_pool2d)
 
 
 class AdaptiveAvgPool3d(_AdaptiveAvgPool):
     __doc__ = _AdaptiveAvgPool.__doc__
-
-    def forward(self, input: Tensor) -> Tensor:
-        return F.adaptive_avg_pool3d(input, self.output_size)
+    _pool = staticmethod(F.adaptive_avg_pool3d)
 
 
-class _AdaptiveMaxPool(Module):
+class _AdaptiveMaxPool(_Adaptive):
     """Maxima of windows so laid out that the result has ``output_size``: an integer, or one for each dimension.
 
     None keeps a dimension's size. With ``return_indices`` the positions of the maxima come too.
     """
 
     def __init__(self, output_size: OutputSize, return_indices: bool = False) -> None:
-        super().__init__()
-        self.output_size = output_size
+        super().__init__(output_size)
         self.return_indices = return_indices
 
-    def extra_repr(self) -> str:
-        return f"output_size={self.output_size}"
+    def _arguments(self) -> tuple[Any, ...]:
+        return self.output_size, self.return_indices
 
 
 class AdaptiveMaxPool1d(_AdaptiveMaxPool):
     __doc__ = _AdaptiveMaxPool.__doc__
-
-    def forward(self, input: Tensor) -> Any:
-        return F.adaptive_max_pool1d(input, self.output_size, self.return_indices)
+    _pool = staticmethod(F.adaptive_max_pool1d)
 
 
 class AdaptiveMaxPool2d(_AdaptiveMaxPool):
     __doc__ = _AdaptiveMaxPool.__doc__
-
-    def forward(self, input: Tensor) -> Any:
-        return F.adaptive_max_pool2d(input, self.output_size, self.return_indices)
+    _pool = staticmethod(F.adaptive_max_pool2d)
 
 
 class AdaptiveMaxPool3d(_AdaptiveMaxPool):
     __doc__ = _AdaptiveMaxPool.__doc__
-
-    def forward(self, input: Tensor) -> Any:
-        return F.adaptive_max_pool3d(input, self.output_size, self.return_indices)
+    _pool = staticmethod(F.adaptive_max_pool3d)
 
 
-class _LPPool(Module):
+class _LPPool(_Pool):
     """(Σ x^p)^(1/p) over each window.
 
     Args:
@@ -302,26 +289,20 @@ class _LPPool(Module):
 
 class LPPool1d(_LPPool):
     __doc__ = _LPPool.__doc__
-
-    def forward(self, input: Tensor) -> Tensor:
-        return F.lp_pool1d(input, *self._arguments())
+    _pool = staticmethod(F.lp_pool1d)
 
 
 class LPPool2d(_LPPool):
     __doc__ = _LPPool.__doc__
-
-    def forward(self, input: Tensor) -> Tensor:
-        return F.lp_pool2d(input, *self._arguments())
+    _pool = staticmethod(F.lp_pool2d)
 
 
 class LPPool3d(_LPPool):
     __doc__ = _LPPool.__doc__
-
-    def forward(self, input: Tensor) -> Tensor:
-        return F.lp_pool3d(input, *self._arguments())
+    _pool = staticmethod(F.lp_pool3d)
 
 
-class _FractionalMaxPool(Module):
+class _FractionalMaxPool(_Pool):
     """Maxima over windows at random, nearly even places; drawn anew at each call, in evaluation too.
 
     Args:
@@ -364,14 +345,10 @@ class _FractionalMaxPool(Module):
 class FractionalMaxPool2d(_FractionalMaxPool):
     __doc__ = _FractionalMaxPool.__doc__
     ndim = 2
-
-    def forward(self, input: Tensor) -> Any:
-        return F.fractional_max_pool2d(input, *self._arguments())
+    _pool = staticmethod(F.fractional_max_pool2d)
 
 
 class FractionalMaxPool3d(_FractionalMaxPool):
     __doc__ = _FractionalMaxPool.__doc__
     ndim = 3
-
-    def forward(self, input: Tensor) -> Any:
-        return F.fractional_max_pool3d(input, *self._arguments())
+    _pool = staticmethod(F.fractional_max_pool3d)

@@ -79,7 +79,26 @@ def _backwards(gates: Sequence[Tensor], state: State, step: Step) -> tuple[list[
     return outputs[::-1], state
 
 
-class RNNBase(Module):
+def _elman(nonlinearity: str) -> str:
+    """The mode of an RNN with this nonlinearity."""
+    if nonlinearity not in ("tanh", "relu"):
+        raise ValueError(f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'.")
+    return f"RNN_{nonlinearity.upper()}"
+
+
+class _Recurrent(Module):
+    """What layers and cells share."""
+
+    hidden_size: int
+
+    def reset_parameters(self) -> None:
+        """Draws all weights anew from U(−1/√hidden_size, 1/√hidden_size)."""
+        bound = 1.0 / math.sqrt(self.hidden_size) if self.hidden_size > 0 else 0
+        for weight in self.parameters():
+            init.uniform_(weight, -bound, bound)
+
+
+class RNNBase(_Recurrent):
     """What RNN, LSTM and GRU share.
 
     Args:
@@ -160,12 +179,6 @@ class RNNBase(Module):
         places = [(k, d) for k in range(self.num_layers) for d in range(self._directions)]
         found = [[self._weight(name, *place) for name in names] for place in places]
         return [[w for w in weights if w is not None] for weights in found]
-
-    def reset_parameters(self) -> None:
-        """Draws all weights anew from U(−1/√hidden_size, 1/√hidden_size)."""
-        bound = 1.0 / math.sqrt(self.hidden_size) if self.hidden_size > 0 else 0
-        for weight in self.parameters():
-            init.uniform_(weight, -bound, bound)
 
     def flatten_parameters(self) -> None:
         """Nothing: weights are used where they are."""
@@ -323,20 +336,10 @@ class RNN(RNNBase):
         device: str | tinyflow.device | None = None,
         dtype: tinyflow.dtype | None = None,
     ) -> None:
-        if nonlinearity not in ("tanh", "relu"):
-            raise ValueError(f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'.")
         super().__init__(
-            f"RNN_{nonlinearity.upper()}",
-            input_size,
-            hidden_size,
-            num_layers,
-            bias,
-            batch_first,
-            dropout,
-            bidirectional,
-            device=device,
-            dtype=dtype,
-        )
+            _elman(nonlinearity), input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
+            device=device, dtype=dtype,
+        )  # fmt: skip
         self.nonlinearity = nonlinearity
 
     def forward(self, input: Any, hx: Tensor | None = None) -> tuple[Any, Tensor]:
@@ -363,17 +366,9 @@ class GRU(RNNBase):
         dtype: tinyflow.dtype | None = None,
     ) -> None:
         super().__init__(
-            "GRU",
-            input_size,
-            hidden_size,
-            num_layers,
-            bias,
-            batch_first,
-            dropout,
-            bidirectional,
-            device=device,
-            dtype=dtype,
-        )
+            "GRU", input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
+            device=device, dtype=dtype,
+        )  # fmt: skip
 
     def forward(self, input: Any, hx: Tensor | None = None) -> tuple[Any, Tensor]:
         output, state = self._forward(input, None if hx is None else (hx,))
@@ -401,25 +396,16 @@ class LSTM(RNNBase):
         dtype: tinyflow.dtype | None = None,
     ) -> None:
         super().__init__(
-            "LSTM",
-            input_size,
-            hidden_size,
-            num_layers,
-            bias,
-            batch_first,
-            dropout,
-            bidirectional,
-            proj_size,
-            device,
-            dtype,
-        )
+            "LSTM", input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size,
+            device, dtype,
+        )  # fmt: skip
 
     def forward(self, input: Any, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Any, tuple[Tensor, Tensor]]:
         output, (h, c) = self._forward(input, hx)
         return output, (h, c)
 
 
-class RNNCellBase(Module):
+class RNNCellBase(_Recurrent):
     """One step: what the cells share."""
 
     def __init__(
@@ -446,12 +432,6 @@ class RNNCellBase(Module):
         self.register_parameter("bias_ih", empty(rows) if bias else None)
         self.register_parameter("bias_hh", empty(rows) if bias else None)
         self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draws all weights anew from U(−1/√hidden_size, 1/√hidden_size)."""
-        bound = 1.0 / math.sqrt(self.hidden_size) if self.hidden_size > 0 else 0
-        for weight in self.parameters():
-            init.uniform_(weight, -bound, bound)
 
     def _run(self, input: Tensor, hx: State | None, parts: int) -> State:
         if input.dim() not in (1, 2):
@@ -492,9 +472,7 @@ class RNNCell(RNNCellBase):
         device: str | tinyflow.device | None = None,
         dtype: tinyflow.dtype | None = None,
     ) -> None:
-        if nonlinearity not in ("tanh", "relu"):
-            raise ValueError(f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'.")
-        super().__init__(f"RNN_{nonlinearity.upper()}", input_size, hidden_size, bias, device, dtype)
+        super().__init__(_elman(nonlinearity), input_size, hidden_size, bias, device, dtype)
         self.nonlinearity = nonlinearity
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:

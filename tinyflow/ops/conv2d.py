@@ -6,6 +6,9 @@ read three ways; so derivatives of every order stay within the three.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from tinyflow.autocast_mode import HALF
 from tinyflow.kernels import conv2d as kernels
 from tinyflow.kernels.conv2d.geometry import IntPair, Padding
@@ -15,36 +18,46 @@ from tinyflow.tensor import Tensor
 METHODS: list[str] = []
 __all__ = ["conv2d"]
 
-convolve2d: Op = define(
-    kernels.conv2d,
-    autocast=HALF,
-    x=lambda g, weight, x_shape, stride, padding, dilation, groups, allow_tf32: conv2d_input_grad(
-        g, weight, x_shape, stride, padding, dilation, groups, allow_tf32
-    ),
-    weight=lambda g, x, weight_shape, stride, padding, dilation, groups, allow_tf32: conv2d_weight_grad(
-        g, x, weight_shape, stride, padding, dilation, groups, allow_tf32
-    ),
-    bias=lambda g: g.sum((0, 2, 3)),
-)
 
-conv2d_input_grad: Op = define(
-    kernels.conv2d_input_grad,
-    grad=lambda g, weight, stride, padding, dilation, groups, allow_tf32: convolve2d(
-        g, weight, None, stride, padding, dilation, groups, allow_tf32
-    ),
-    weight=lambda g, grad, weight_shape, stride, padding, dilation, groups, allow_tf32: conv2d_weight_grad(
-        grad, g, weight_shape, stride, padding, dilation, groups, allow_tf32
-    ),
-)
+def convolution(
+    forward: Callable[..., Any], input_grad: Callable[..., Any], weight_grad: Callable[..., Any], dims: int
+) -> tuple[Op, Op, Op]:
+    """The three operations of a convolution over ``dims`` dimensions from their launchers."""
+    batch_and_space = (0, *range(2, 2 + dims))
+    convolve = define(
+        forward,
+        autocast=HALF,
+        x=lambda g, weight, x_shape, stride, padding, dilation, groups, allow_tf32: to_input(
+            g, weight, x_shape, stride, padding, dilation, groups, allow_tf32
+        ),
+        weight=lambda g, x, weight_shape, stride, padding, dilation, groups, allow_tf32: to_weight(
+            g, x, weight_shape, stride, padding, dilation, groups, allow_tf32
+        ),
+        bias=lambda g: g.sum(batch_and_space),
+    )
+    to_input = define(
+        input_grad,
+        grad=lambda g, weight, stride, padding, dilation, groups, allow_tf32: convolve(
+            g, weight, None, stride, padding, dilation, groups, allow_tf32
+        ),
+        weight=lambda g, grad, weight_shape, stride, padding, dilation, groups, allow_tf32: to_weight(
+            grad, g, weight_shape, stride, padding, dilation, groups, allow_tf32
+        ),
+    )
+    to_weight = define(
+        weight_grad,
+        grad=lambda g, x, stride, padding, dilation, groups, allow_tf32: convolve(
+            x, g, None, stride, padding, dilation, groups, allow_tf32
+        ),
+        x=lambda g, grad, x_shape, stride, padding, dilation, groups, allow_tf32: to_input(
+            grad, g, x_shape, stride, padding, dilation, groups, allow_tf32
+        ),
+    )
+    return convolve, to_input, to_weight
 
-conv2d_weight_grad: Op = define(
-    kernels.conv2d_weight_grad,
-    grad=lambda g, x, stride, padding, dilation, groups, allow_tf32: convolve2d(
-        x, g, None, stride, padding, dilation, groups, allow_tf32
-    ),
-    x=lambda g, grad, x_shape, stride, padding, dilation, groups, allow_tf32: conv2d_input_grad(
-        grad, g, x_shape, stride, padding, dilation, groups, allow_tf32
-    ),
+
+convolve2d, conv2d_input_grad, conv2d_weight_grad = convolution(
+    kernels.conv2d, kernels.conv2d_input_grad, kernels.conv2d_weight_grad, 2
 )
 
 

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tinyflow.autocast_mode import HALF
 from tinyflow.kernels import conv3d as kernels
 from tinyflow.kernels.conv3d import Padding3d, Triple
-from tinyflow.ops.conv2d import convolve2d
-from tinyflow.ops.define import Op, define
+from tinyflow.ops.conv2d import convolution, convolve2d
 from tinyflow.tensor import Tensor
 
 METHODS: list[str] = []
@@ -19,36 +17,8 @@ __all__ = ["conv1d", "conv3d"]
 
 Single = int | Sequence[int]
 
-convolve3d: Op = define(
-    kernels.conv3d,
-    autocast=HALF,
-    x=lambda g, weight, x_shape, stride, padding, dilation, groups, allow_tf32: conv3d_input_grad(
-        g, weight, x_shape, stride, padding, dilation, groups, allow_tf32
-    ),
-    weight=lambda g, x, weight_shape, stride, padding, dilation, groups, allow_tf32: conv3d_weight_grad(
-        g, x, weight_shape, stride, padding, dilation, groups, allow_tf32
-    ),
-    bias=lambda g: g.sum((0, 2, 3, 4)),
-)
-
-conv3d_input_grad: Op = define(
-    kernels.conv3d_input_grad,
-    grad=lambda g, weight, stride, padding, dilation, groups, allow_tf32: convolve3d(
-        g, weight, None, stride, padding, dilation, groups, allow_tf32
-    ),
-    weight=lambda g, grad, weight_shape, stride, padding, dilation, groups, allow_tf32: conv3d_weight_grad(
-        grad, g, weight_shape, stride, padding, dilation, groups, allow_tf32
-    ),
-)
-
-conv3d_weight_grad: Op = define(
-    kernels.conv3d_weight_grad,
-    grad=lambda g, x, stride, padding, dilation, groups, allow_tf32: convolve3d(
-        x, g, None, stride, padding, dilation, groups, allow_tf32
-    ),
-    x=lambda g, grad, x_shape, stride, padding, dilation, groups, allow_tf32: conv3d_input_grad(
-        grad, g, x_shape, stride, padding, dilation, groups, allow_tf32
-    ),
+convolve3d, conv3d_input_grad, conv3d_weight_grad = convolution(
+    kernels.conv3d, kernels.conv3d_input_grad, kernels.conv3d_weight_grad, 3
 )
 
 

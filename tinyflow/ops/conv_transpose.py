@@ -6,7 +6,7 @@ family.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tinyflow.autocast_mode import HALF
@@ -22,29 +22,24 @@ __all__ = ["conv_transpose1d", "conv_transpose2d", "conv_transpose3d"]
 
 Ints = int | Sequence[int]
 
-_conv_transpose2d: Op = define(
-    kernels.conv_transpose2d,
-    autocast=HALF,
-    x=lambda g, weight, stride, padding, dilation, groups, allow_tf32: convolve2d(
-        g, weight, None, stride, padding, dilation, groups, allow_tf32
-    ),
-    weight=lambda g, x, weight_shape, stride, padding, dilation, groups, allow_tf32: conv2d_weight_grad(
-        x, g, weight_shape, stride, padding, dilation, groups, allow_tf32
-    ),
-    bias=lambda g: g.sum((0, 2, 3)),
-)
 
-_conv_transpose3d: Op = define(
-    kernels.conv_transpose3d,
-    autocast=HALF,
-    x=lambda g, weight, stride, padding, dilation, groups, allow_tf32: convolve3d(
-        g, weight, None, stride, padding, dilation, groups, allow_tf32
-    ),
-    weight=lambda g, x, weight_shape, stride, padding, dilation, groups, allow_tf32: conv3d_weight_grad(
-        x, g, weight_shape, stride, padding, dilation, groups, allow_tf32
-    ),
-    bias=lambda g: g.sum((0, 2, 3, 4)),
-)
+def _transposed(launcher: Callable[..., Any], convolve: Op, weight_grad: Op, dims: int) -> Op:
+    batch_and_space = (0, *range(2, 2 + dims))
+    return define(
+        launcher,
+        autocast=HALF,
+        x=lambda g, weight, stride, padding, dilation, groups, allow_tf32: convolve(
+            g, weight, None, stride, padding, dilation, groups, allow_tf32
+        ),
+        weight=lambda g, x, weight_shape, stride, padding, dilation, groups, allow_tf32: weight_grad(
+            x, g, weight_shape, stride, padding, dilation, groups, allow_tf32
+        ),
+        bias=lambda g: g.sum(batch_and_space),
+    )
+
+
+_conv_transpose2d = _transposed(kernels.conv_transpose2d, convolve2d, conv2d_weight_grad, 2)
+_conv_transpose3d = _transposed(kernels.conv_transpose3d, convolve3d, conv3d_weight_grad, 3)
 
 
 def _each(op: str, name: str, value: Ints, ndim: int) -> list[int]:

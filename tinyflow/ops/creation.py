@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyflow.kernels import dtypes, elementwise, memory
+from tinyflow.kernels import dtypes, elementwise, memory, strides
 from tinyflow.kernels import sequence as kernels
 from tinyflow.kernels.dtypes import Scalar
 from tinyflow.kernels.memory import Buffer
@@ -267,8 +267,6 @@ def empty_like(
     input: Tensor, *, dtype: memory.dtype | None = None, device: Device = None, requires_grad: bool = False
 ) -> Tensor:
     """Memory that is not initialised, in the shape, dtype, device and memory order of ``input``."""
-    from tinyflow.kernels import strides
-
     place = input.device if device is None else memory.as_device(device)
     return _finish(memory.empty(input.shape, dtype or input.dtype, place, strides.like(input._data)), requires_grad)
 

@@ -38,7 +38,8 @@ from typing import Any
 
 from tinyflow import autocast_mode
 from tinyflow.autograd.grad_mode import mode
-from tinyflow.autograd.graph import check_inplace
+from tinyflow.autograd.graph import backward_name, check_inplace
+from tinyflow.kernels import dtypes, elementwise
 from tinyflow.kernels.memory import Buffer
 from tinyflow.ops.node import DTYPE, GRADIENT, NEEDS, OUTPUT, SAVED, SHAPE, VALUE, Keeper, Recipe, Rule, record
 from tinyflow.ops.node import OpNode as OpNode
@@ -93,8 +94,8 @@ class Op:
         followed = {0} | {k for rule in self.rules for how, k in rule.sources if how == GRADIENT}
         self.differentiable = tuple(sorted(followed))
         self.recipes: dict[int, Recipe] = {}
-        label = "".join(part.capitalize() for part in self.name.split("_")) + "Backward0"
-        self.node_type: type[OpNode] = type(label, (OpNode,), {"__slots__": (), "op": self, "__module__": __name__})
+        contents = {"__slots__": (), "op": self, "__module__": __name__}
+        self.node_type: type[OpNode] = type(backward_name(self.name), (OpNode,), contents)
 
     def recipe(self, wanted: int) -> Recipe:
         """What a node does in whose call the inputs with a bit in ``wanted`` require gradients."""
@@ -310,8 +311,6 @@ def overwrite(target: Tensor, result: Buffer) -> None:
     Raises:
         RuntimeError: if the shape differs or the dtype would lose its category.
     """
-    from tinyflow.kernels import dtypes, elementwise
-
     if tuple(result.shape) != tuple(target.shape):
         raise RuntimeError(
             f"output with shape {tuple(target.shape)} doesn't match the broadcast shape {tuple(result.shape)}"

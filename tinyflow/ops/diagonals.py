@@ -7,7 +7,7 @@ from typing import Any
 from tinyflow.kernels import memory, triangle
 from tinyflow.ops import shape
 from tinyflow.ops.define import Op, define
-from tinyflow.ops.shape import dimension
+from tinyflow.ops.shape import dimension, selected
 from tinyflow.ops.views import Diagonal, Slice, View, scatter_through
 from tinyflow.tensor import Tensor
 
@@ -130,16 +130,7 @@ def diagonal_scatter(input: Tensor, src: Tensor, offset: int = 0, dim1: int = 0,
 
 def select_scatter(input: Tensor, src: Tensor, dim: int, index: int) -> Tensor:
     """A copy of ``input`` with ``src`` in place of ``input.select(dim, index)``."""
-    if input.dim() == 0:
-        raise IndexError("select_scatter() cannot be applied to a 0-dim tensor.")
-    d = dimension("select_scatter", dim, input.dim())
-    n = input.shape[d]
-    if not -n <= index < n:
-        raise IndexError(
-            f"select_scatter(): index {index} out of range for tensor of size {list(input.shape)} at dimension {d}"
-        )
-    picks = tuple(index % n if k == d else (0, 1, m) for k, m in enumerate(input.shape))
-    return _replace("select_scatter", input, src, Slice(picks, label="select"))
+    return _replace("select_scatter", input, src, selected("select_scatter", input, dim, index))
 
 
 def slice_scatter(

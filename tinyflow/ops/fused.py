@@ -72,12 +72,10 @@ def _statistics(
     conv_weight: Buffer,
     running_mean: Buffer | None,
     running_var: Buffer | None,
-    window: Window,
-    training: bool,
-    momentum: float,
-    eps: float,
+    batch: Batch,
 ) -> Statistics:
     """The convolution's result, and the mean and invstd to normalise it by."""
+    window, training, momentum, eps = batch
     if training:
         return convolution.conv2d_statistics(x, conv_weight, window, running_mean, running_var, momentum, eps)
     z = conv2d.conv2d(x, conv_weight, None, *window)
@@ -95,14 +93,11 @@ def _forward(
     residual: Buffer | None,
     running_mean: Buffer | None,
     running_var: Buffer | None,
-    window: Window,
+    batch: Batch,
     act: str,
-    training: bool,
-    momentum: float,
-    eps: float,
     delivery: Delivery,
 ) -> tuple[Buffer, ...]:
-    z, mean, invstd, _ = _statistics(x, conv_weight, running_mean, running_var, window, training, momentum, eps)
+    z, mean, invstd, _ = _statistics(x, conv_weight, running_mean, running_var, batch)
     return fused.normalise_act(z, (mean, invstd, weight, bias), residual, act), z, mean, invstd
 
 
@@ -114,28 +109,11 @@ def _forward_fork(
     residual: Buffer | None,
     running_mean: Buffer | None,
     running_var: Buffer | None,
-    window: Window,
+    batch: Batch,
     act: str,
-    training: bool,
-    momentum: float,
-    eps: float,
     delivery: Delivery,
 ) -> tuple[Buffer, ...]:
-    made = _forward(
-        x,
-        conv_weight,
-        weight,
-        bias,
-        residual,
-        running_mean,
-        running_var,
-        window,
-        act,
-        training,
-        momentum,
-        eps,
-        delivery,
-    )
+    made = _forward(x, conv_weight, weight, bias, residual, running_mean, running_var, batch, act, delivery)
     return *made, memory.detach(x)
 
 
@@ -157,8 +135,8 @@ def _forward_joined(
     delivery: Delivery,
     act: str = RELU,
 ) -> tuple[Buffer, ...]:
-    z, mean, invstd, _ = _statistics(x, conv_weight, running_mean, running_var, *batch)
-    short = _statistics(x_short, conv_weight_short, running_mean_short, running_var_short, *batch_short)
+    z, mean, invstd, _ = _statistics(x, conv_weight, running_mean, running_var, batch)
+    short = _statistics(x_short, conv_weight_short, running_mean_short, running_var_short, batch_short)
     norm_short = (short.mean, short.invstd, weight_short, bias_short)
     y = fused.normalise_act(z, (mean, invstd, weight, bias), short.z, act, norm_short)
     return y, z, mean, invstd, *short[:3]
@@ -171,21 +149,19 @@ def _forward_pool(
     bias: Buffer | None,
     running_mean: Buffer | None,
     running_var: Buffer | None,
-    window: Window,
-    training: bool,
-    momentum: float,
-    eps: float,
+    batch: Batch,
 ) -> tuple[Buffer | None, ...]:
-    z, mean, invstd, folded = _statistics(x, conv_weight, running_mean, running_var, window, training, momentum, eps)
+    z, mean, invstd, folded = _statistics(x, conv_weight, running_mean, running_var, batch)
     y, taps = fused.normalise_pool(z, (mean, invstd, weight, bias))
     assert taps is not None
     return y, taps, z, mean, invstd, folded
 
 
 def _composed(
-    h: Any, x: Any, conv_weight: Any, weight: Any, mean: Any, invstd: Any, window: Window, training: bool, eps: float
+    h: Any, x: Any, conv_weight: Any, weight: Any, mean: Any, invstd: Any, batch: Batch
 ) -> tuple[Any, Any, Any, Any]:
     """Gradients of x, conv_weight, weight and bias in operations that differentiate, for ``h`` behind the mask."""
+    window, training, _, eps = batch
     z = convolve2d(x, conv_weight, None, *window)
     grad_z, grad_weight, grad_bias = batch_norm_grad(h, z, weight, mean, invstd, training, eps)
     grad_x = conv2d_input_grad(grad_z, conv_weight, tuple(x.shape), *window)
@@ -249,17 +225,14 @@ def _gradients(
     z: Any,
     mean: Any,
     invstd: Any,
-    window: Window,
+    batch: Batch,
     act: str,
-    training: bool,
-    eps: float,
     delivery: Delivery,
     needs: tuple[bool, ...],
 ) -> tuple[Any, ...]:
     return _backward(
-        g, None, x, conv_weight, weight, bias, residual_shape, y, z, mean, invstd,
-        window, act, training, eps, delivery, needs,
-    )  # fmt: skip
+        g, None, x, conv_weight, weight, bias, residual_shape, y, z, mean, invstd, batch, act, delivery, needs
+    )
 
 
 def _backward(
@@ -274,17 +247,16 @@ def _backward(
     z: Any,
     mean: Any,
     invstd: Any,
-    window: Window,
+    batch: Batch,
     act: str,
-    training: bool,
-    eps: float,
     delivery: Delivery,
     needs: tuple[bool, ...],
 ) -> tuple[Any, ...]:
     if is_grad_enabled():
         h = g if act == NO_ACT else where(y.detach() <= 0, 0.0, g)
-        grad_x, *others = _composed(h, x, conv_weight, weight, mean, invstd, window, training, eps)
+        grad_x, *others = _composed(h, x, conv_weight, weight, mean, invstd, batch)
         return grad_x if g_shortcut is None else grad_x + g_shortcut, *others, h if residual_shape else None
+    window, training, _, _ = batch
     norm = (mean._data, invstd._data, unwrap(weight), unwrap(bias))
     sums = delivery.take(g)
     if sums is not None and training and needs[1]:
@@ -328,15 +300,12 @@ def _joined_gradients(
 ) -> tuple[Any, ...]:
     # the shortcut's branch is a normalisation without ReLU of the gradient that a residual would get
     residual_shape = tuple(z.shape)
-    window, training, _, eps = batch
     *main, h = _backward(
-        g, None, x, conv_weight, weight, bias, residual_shape, y, z, mean, invstd,
-        window, act, training, eps, delivery, needs[:4],
-    )  # fmt: skip
-    window, training, _, eps = batch_short
+        g, None, x, conv_weight, weight, bias, residual_shape, y, z, mean, invstd, batch, act, delivery, needs[:4]
+    )
     *short, _ = _backward(
         h, None, x_short, conv_weight_short, weight_short, None, (), z_short, z_short, mean_short, invstd_short,
-        window, NO_ACT, training, eps, Delivery(), needs[4:],
+        batch_short, NO_ACT, Delivery(), needs[4:],
     )  # fmt: skip
     return *main, *short
 
@@ -352,16 +321,15 @@ def _pool_gradients(
     mean: Any,
     invstd: Any,
     folded: Any,
-    window: Window,
-    training: bool,
-    eps: float,
+    batch: Batch,
     needs: tuple[bool, ...],
 ) -> tuple[Any, ...]:
+    window, training, _, _ = batch
     norm = (mean._data, invstd._data, unwrap(weight), unwrap(bias))
     if is_grad_enabled():
         h = max_pool2d_input_grad(g, taps, tuple(z.shape), *_POOL)
         h = where(wrap(fused.normalise_act(z._data, norm)) <= 0, 0.0, h)
-        return _composed(h, x, conv_weight, weight, mean, invstd, window, training, eps)
+        return _composed(h, x, conv_weight, weight, mean, invstd, batch)
     if folded is not None and training and not needs[0] and needs[1]:
         made = convolution.stem_grad(
             g._data, taps._data, z._data, norm, tuple(x.shape), folded._data, tuple(conv_weight.shape), window
@@ -457,8 +425,8 @@ def conv_bn_act(
         ValueError, RuntimeError, TypeError: as the operations that it stands for.
     """
     _check_running(training, running_mean, running_var)
-    settings = (running_mean, running_var, window, act, training, momentum, eps, Delivery())
-    y = _conv_bn_act(x, conv_weight, weight, bias, residual, *settings)[0]
+    batch = Batch(window, training, momentum, eps)
+    y = _conv_bn_act(x, conv_weight, weight, bias, residual, running_mean, running_var, batch, act, Delivery())[0]
     _record_batch(training, running_mean, running_var)
     return y
 
@@ -482,7 +450,8 @@ def conv_bn_act_fork(
     What flows back by the shortcut is then added where the convolution's input gradient is made.
     """
     _check_running(training, running_mean, running_var)
-    settings = (running_mean, running_var, window, act, training, momentum, eps, Delivery())
+    batch = Batch(window, training, momentum, eps)
+    settings = (running_mean, running_var, batch, act, Delivery())
     y, _, _, _, shortcut = _conv_bn_act_fork(x, conv_weight, weight, bias, None, *settings)
     shortcut._counter = x._counter  # one memory, one version
     _record_batch(training, running_mean, running_var)
@@ -530,8 +499,8 @@ def conv_bn_relu_pool(
 ) -> Tensor:
     """``max_pool2d(relu(batch_norm(conv2d(x, conv_weight))), 3, stride=2, padding=1)``, otherwise as :func:`conv_bn_act`."""
     _check_running(training, running_mean, running_var)
-    settings = (running_mean, running_var, window, training, momentum, eps)
-    y = _conv_bn_relu_pool(x, conv_weight, weight, bias, *settings)[0]
+    batch = Batch(window, training, momentum, eps)
+    y = _conv_bn_relu_pool(x, conv_weight, weight, bias, running_mean, running_var, batch)[0]
     _record_batch(training, running_mean, running_var)
     return y
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from tinyflow.autograd.grad_mode import mode
 from tinyflow.autograd.graph import check_inplace
+from tinyflow.autograd.view_history import become
 from tinyflow.ops import arrange, shape, strided
 from tinyflow.tensor import Tensor
 
@@ -19,7 +20,7 @@ def _in_place(view: Callable[..., Tensor]) -> Callable[..., Tensor]:
             check_inplace(name, self, self.requires_grad)
         if mode.dual_levels and mode.dual_levels[-1].has_tangents((self,)):
             raise NotImplementedError(f"{name}_: forward mode does not follow in-place views of dual tensors")
-        self._become(lambda before: view(before, *args, **kwargs))
+        become(self, lambda before: view(before, *args, **kwargs))
         return self
 
     method.__name__ = f"{name}_"

@@ -40,12 +40,6 @@ def sgd_(
     """
     if not params:
         return
-    for position, (p, g) in enumerate(zip(params, grads)):
-        if (g.shape, g.dtype, g.device) != (p.shape, p.dtype, p.device):
-            raise RuntimeError(
-                f"sgd: expected the gradient of parameter {position} to be {tuple(p.shape)} {p.dtype} on {p.device}, "
-                f"got {tuple(g.shape)} {g.dtype} on {g.device}"
-            )
     copies = _copies_wanted(params)
     optimizer.sgd(
         unwrap(list(params)),

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tinyflow.autograd.grad_mode import mode
-from tinyflow.autograd.graph import Edge, Grads, Node, OutputInfo, announce
+from tinyflow.autograd.graph import Edge, Grads, Node, announce, backward_name, output_info
+from tinyflow.autograd.view_history import as_view
 from tinyflow.kernels import elementwise, memory, strides
 from tinyflow.kernels.memory import Buffer
 from tinyflow.ops.define import Op, define
@@ -37,10 +38,10 @@ _join_parts: Op = define(_join, name="join_parts", parts=lambda g, views, label:
 
 def share_out(x: Tensor, views: Sequence[View], label: str) -> tuple[Tensor, ...]:
     """The views of ``x``, which together show each of its elements once; ``label`` names them in the graph."""
-    parts = tuple([x._as_view(view.read(x._data), view) for view in views])
+    parts = tuple([as_view(x, view.read(x._data), view) for view in views])
     if parts and mode.records and x.requires_grad:
         node = PartsNode(x._edge(), views, tuple(x.shape), label)
-        node.outputs = tuple([OutputInfo(tuple(part.shape), part.dtype, part.device) for part in parts])
+        node.outputs = tuple([output_info(part) for part in parts])
         if mode.watched:
             announce(node)
         for k, part in enumerate(parts):
@@ -62,7 +63,7 @@ class PartsNode(Node):
         self.views, self.shape, self.label = views, shape, label
 
     def name(self) -> str:
-        return "".join(part.capitalize() for part in self.label.split("_")) + "Backward0"
+        return backward_name(self.label)
 
     def apply(self, grads: Grads) -> Sequence[Tensor | None]:
         return (_join_parts(list(grads), self.views, self.shape, self.label),)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from tinyflow.kernels import pooling as kernels
-from tinyflow.kernels.pooling import IntPair
+from tinyflow.kernels.pooling import IntPair, OutputSize
 from tinyflow.ops.define import Op, define
 from tinyflow.tensor import Tensor
 
 METHODS: list[str] = []
 __all__ = ["adaptive_avg_pool2d", "adaptive_max_pool2d", "avg_pool2d", "max_pool2d"]
-
-OutputSize = int | None | Sequence[int | None]
 
 _max_pool2d = define(
     kernels.max_pool2d,

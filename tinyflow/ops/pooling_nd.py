@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from tinyflow.kernels import memory
 from tinyflow.ops.conv_nd import Single, single
@@ -26,6 +27,8 @@ FUNCTIONAL = [
 
 Ints = int | Sequence[int]
 Pooled = Tensor | tuple[Tensor, Tensor]
+
+Setting = TypeVar("Setting")
 
 
 def each(op: str, name: str, value: Any, ndim: int, optional: bool = False) -> tuple[Any, ...]:
@@ -49,6 +52,15 @@ def _check(op: str, x: Tensor, ndim: int) -> None:
             f"{op}: Expected {ndim + 1}D or {ndim + 2}D (batch mode) tensor with optional 0 dim batch size for input, "
             f"got {tuple(x.shape)}"
         )
+
+
+def _windows(
+    read: Callable[[str, str, Any], Setting], op: str, kernel_size: Any, stride: Any, padding: Any
+) -> tuple[Setting, Setting, Setting]:
+    """Size, step (by default the size) and padding, each as ``read`` takes a setting, given its operation and its name."""
+    size = read(op, "kernel_size", kernel_size)
+    step = size if stride is None or stride == () else read(op, "stride", stride)
+    return size, step, read(op, "padding", padding)
 
 
 # ---- one dimension -------------------------------------------------------------------------------------------------
@@ -78,9 +90,8 @@ def max_pool1d(
     """The maximum of every window of (N, C, L) or (C, L); otherwise as :func:`max_pool2d`."""
     op = "max_pool1d"
     _check(op, input, 1)
-    size = single(op, "kernel_size", kernel_size)
-    step = size if stride is None or stride == () else single(op, "stride", stride)
-    around, spread = single(op, "padding", padding), single(op, "dilation", dilation)
+    size, step, around = _windows(single, op, kernel_size, stride, padding)
+    spread = single(op, "dilation", dilation)
     return _unflat_both(
         max_pool2d(_flat(input), (1, size), (1, step), (0, around), (1, spread), ceil_mode, return_indices)
     )
@@ -97,9 +108,7 @@ def avg_pool1d(
     """The mean of every window of (N, C, L) or (C, L); otherwise as :func:`avg_pool2d`."""
     op = "avg_pool1d"
     _check(op, input, 1)
-    size = single(op, "kernel_size", kernel_size)
-    step = size if stride is None or stride == () else single(op, "stride", stride)
-    around = single(op, "padding", padding)
+    size, step, around = _windows(single, op, kernel_size, stride, padding)
     return _unflat(avg_pool2d(_flat(input), (1, size), (1, step), (0, around), ceil_mode, count_include_pad))
 
 
@@ -169,9 +178,7 @@ def max_pool3d(
     """The maximum of every window of (N, C, D, H, W) or (C, D, H, W); otherwise as :func:`max_pool2d`."""
     op = "max_pool3d"
     _check(op, input, 3)
-    kd, *k = each(op, "kernel_size", kernel_size, 3)
-    sd, *s = (kd, *k) if stride is None or stride == () else each(op, "stride", stride, 3)
-    pd, *p = each(op, "padding", padding, 3)
+    (kd, *k), (sd, *s), (pd, *p) = _windows(partial(each, ndim=3), op, kernel_size, stride, padding)
     dd, *d = each(op, "dilation", dilation, 3)
     return _by_planes(
         input,
@@ -196,9 +203,7 @@ def avg_pool3d(
     """
     op = "avg_pool3d"
     _check(op, input, 3)
-    kd, *k = each(op, "kernel_size", kernel_size, 3)
-    sd, *s = (kd, *k) if stride is None or stride == () else each(op, "stride", stride, 3)
-    pd, *p = each(op, "padding", padding, 3)
+    (kd, *k), (sd, *s), (pd, *p) = _windows(partial(each, ndim=3), op, kernel_size, stride, padding)
     if any(n < m for n, m in zip(input.shape[-3:], (kd, *k))):
         raise RuntimeError(f"{op}: input of sizes {tuple(input.shape[-3:])} is smaller than kernel_size {(kd, *k)}")
     whole = None if divisor_override is None else 1
@@ -295,9 +300,7 @@ def _max_unpool(
             f"{op}: expected int64 indices of shape {tuple(input.shape)}, that of input, got {indices.dtype} of shape "
             f"{tuple(indices.shape)}"
         )
-    size = each(op, "kernel_size", kernel_size, ndim)
-    step = size if stride is None or stride == () else each(op, "stride", stride, ndim)
-    around = each(op, "padding", padding, ndim)
+    size, step, around = _windows(partial(each, ndim=ndim), op, kernel_size, stride, padding)
     usual = [(n - 1) * s + k - 2 * p for n, s, k, p in zip(input.shape[-ndim:], step, size, around)]
     wanted = usual if output_size is None else list(output_size)
     if len(wanted) == ndim + 2:

@@ -282,18 +282,25 @@ def sum_to_size(self: Tensor, *size: Any) -> Tensor:
 # ---- parts ---------------------------------------------------------------------------------------------------------
 
 
-def select(input: Tensor, dim: int, index: int) -> Tensor:
-    """The slice at ``index`` of ``dim``, without that dimension."""
+def selected(op: str, input: Tensor, dim: int, index: int) -> Slice:
+    """The view of one index of a dimension.
+
+    Raises:
+        IndexError: if there is no such index, or no dimension.
+    """
     if input.dim() == 0:
-        raise IndexError("select() cannot be applied to a 0-dim tensor.")
-    d = dimension("select", dim, input.dim())
+        raise IndexError(f"{op}() cannot be applied to a 0-dim tensor.")
+    d = dimension(op, dim, input.dim())
     n = input.shape[d]
     if not -n <= index < n:
-        raise IndexError(
-            f"select(): index {index} out of range for tensor of size {list(input.shape)} at dimension {d}"
-        )
+        raise IndexError(f"{op}(): index {index} out of range for tensor of size {list(input.shape)} at dimension {d}")
     picks = tuple(operator.index(index) % n if k == d else (0, 1, m) for k, m in enumerate(input.shape))
-    return Slice(picks, label="select").record(input)
+    return Slice(picks, label="select")
+
+
+def select(input: Tensor, dim: int, index: int) -> Tensor:
+    """The slice at ``index`` of ``dim``, without that dimension."""
+    return selected("select", input, dim, index).record(input)
 
 
 def narrow(input: Tensor, dim: int, start: int, length: int) -> Tensor:

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from tinyflow.autograd.grad_mode import mode
-from tinyflow.autograd.graph import Edge, Grads, Node, OutputInfo, SavedTensor, announce
+from tinyflow.autograd.graph import Edge, Grads, Node, SavedTensor, announce, backward_name, output_info
+from tinyflow.autograd.view_history import as_view, renew_history, root_of
 from tinyflow.kernels import elementwise, memory, strides, windows
 from tinyflow.kernels.memory import Buffer
 from tinyflow.ops.define import Op, OpNode, define
@@ -40,10 +41,10 @@ class View:
 
     def record(self, x: Tensor) -> Tensor:
         """The view of a tensor, with its history."""
-        y = x._as_view(self.read(x._data), self)
+        y = as_view(x, self.read(x._data), self)
         if mode.records and x.requires_grad:
             node = ViewNode(x._edge(), self, tuple(x.shape))
-            node.outputs = (OutputInfo(tuple(y.shape), y.dtype, y.device),)
+            node.outputs = (output_info(y),)
             if mode.watched:
                 announce(node)
             y._set_history(node, 0)
@@ -63,7 +64,7 @@ class ViewNode(Node):
         self.view, self.shape = view, shape
 
     def name(self) -> str:
-        return "".join(part.capitalize() for part in self.view.label.split("_")) + "Backward0"
+        return backward_name(self.view.label)
 
     def apply(self, grads: Grads) -> Sequence[Tensor | None]:
         g = grads[0]
@@ -330,7 +331,7 @@ def _each_once(size: Sequence[int], stride: Sequence[int]) -> bool:
 
 def rebase(target: Tensor, node: OpNode) -> None:
     """Gives ``node``, an in-place change of ``target``, to the history of its memory."""
-    base = target._root()
+    base = root_of(target)
     if base is None:
         target._set_history(node, 0)
         return
@@ -343,8 +344,8 @@ def rebase(target: Tensor, node: OpNode) -> None:
         )
     # the order of dimensions in which the memory lies, since only that lets every view be a view
     copied = CopySlices(base._edge(), target._specs, strides.like(base._data), node)
-    copied.outputs = (OutputInfo(tuple(base.shape), base.dtype, base.device),)
+    copied.outputs = (output_info(base),)
     if mode.watched and mode.anomaly:
         announce(copied)
     base._set_history(copied, 0)
-    target._renew_view_history()
+    renew_history(target)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from tinyflow.kernels import update_rules
 from tinyflow.kernels.update import Update
 from tinyflow.optim.optimizer import Group
-from tinyflow.optim.rule import RuleOptimizer, settings
+from tinyflow.optim.rule import RuleOptimizer, check_from_zero, settings
 from tinyflow.tensor import Tensor
 
 
@@ -138,8 +138,7 @@ class NAdam(RuleOptimizer):
         capturable: bool = False,
         differentiable: bool = False,
     ) -> None:
-        if not momentum_decay >= 0.0:
-            raise ValueError(f"Invalid momentum_decay value: {momentum_decay}")
+        check_from_zero(momentum_decay=momentum_decay)
         defaults = settings(
             "NAdam",
             lr,

@@ -9,7 +9,7 @@ from tinyflow.kernels import update_rules
 from tinyflow.kernels.update import Update
 from tinyflow.ops.creation import full_like, zeros_like
 from tinyflow.optim.optimizer import Group
-from tinyflow.optim.rule import RuleOptimizer, settings
+from tinyflow.optim.rule import RuleOptimizer, check_from_zero, settings
 from tinyflow.tensor import Tensor
 
 
@@ -45,10 +45,7 @@ class Adagrad(RuleOptimizer):
         differentiable: bool = False,
         fused: bool | None = None,
     ) -> None:
-        if not lr_decay >= 0.0:
-            raise ValueError(f"Invalid lr_decay value: {lr_decay}")
-        if not initial_accumulator_value >= 0.0:
-            raise ValueError(f"Invalid initial_accumulator_value value: {initial_accumulator_value}")
+        check_from_zero(lr_decay=lr_decay, initial_accumulator_value=initial_accumulator_value)
         defaults = settings(
             "Adagrad",
             lr,
@@ -138,10 +135,7 @@ class RMSprop(RuleOptimizer):
         maximize: bool = False,
         differentiable: bool = False,
     ) -> None:
-        if not momentum >= 0.0:
-            raise ValueError(f"Invalid momentum value: {momentum}")
-        if not alpha >= 0.0:
-            raise ValueError(f"Invalid alpha value: {alpha}")
+        check_from_zero(momentum=momentum, alpha=alpha)
         defaults = settings(
             "RMSprop",
             lr,

@@ -6,15 +6,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tinyflow.kernels import update_rules
-from tinyflow.kernels.memory import Buffer
 from tinyflow.kernels.update import Update
-from tinyflow.kernels.update import words as update_words
 from tinyflow.ops.arithmetic import where
 from tinyflow.ops.creation import empty_like
-from tinyflow.ops.optimizer import tensor_norms, update_
+from tinyflow.ops.optimizer import tensor_norms
 from tinyflow.optim.optimizer import Group
-from tinyflow.optim.rule import RuleOptimizer, settings
-from tinyflow.recording import active
+from tinyflow.optim.rule import RuleOptimizer, Settled, check_from_zero, descend, settings
 from tinyflow.tensor import Tensor
 
 
@@ -60,22 +57,11 @@ class LAMB(RuleOptimizer):
     def _rule(self, group: Group) -> Update:
         return update_rules.lamb_direction
 
-    def _launch(self, group: Group, params: list[Tensor], settled: tuple[tuple[float, ...], Buffer | None]) -> None:
-        counts, words = settled
+    def _launch(self, group: Group, params: list[Tensor], settled: Settled) -> None:
         directions = [empty_like(p) for p in params]
-        states = [[self.state[p][name] for p in params] for name in self.states]
-        grads = [p.grad for p in params if p.grad is not None]
-        update_(
-            self._rule(group),
-            params,
-            grads,
-            [*states, directions],
-            self._numbers(group, counts),
-            maximize=group["maximize"],
-            settings=words,
-        )
+        self._apply(group, params, settled, [directions])
         norms, lengths = tensor_norms(params), tensor_norms(directions)
-        _descend(group, params, directions, where((norms > 0) & (lengths > 0), norms / lengths, 1))
+        descend(group, params, directions, where((norms > 0) & (lengths > 0), norms / lengths, 1))
 
 
 class LARS(RuleOptimizer):
@@ -109,8 +95,7 @@ class LARS(RuleOptimizer):
         eps: float = 1e-8,
         maximize: bool = False,
     ) -> None:
-        if not momentum >= 0.0:
-            raise ValueError(f"Invalid momentum value: {momentum}")
+        check_from_zero(momentum=momentum)
         if not trust_coefficient > 0.0:
             raise ValueError(f"Invalid trust_coefficient value: {trust_coefficient}")
         if nesterov and (momentum <= 0 or dampening != 0):
@@ -134,37 +119,7 @@ class LARS(RuleOptimizer):
     def _numbers(self, group: Group, counts: tuple[float, ...]) -> Sequence[float]:
         return float(group["lr"]), group["momentum"], group["dampening"]
 
-    def _launch(self, group: Group, params: list[Tensor], settled: tuple[tuple[float, ...], Buffer | None]) -> None:
-        counts, words = settled
-        grads = [p.grad for p in params if p.grad is not None]
-        norms, slopes = tensor_norms(params), tensor_norms(grads)
+    def _launch(self, group: Group, params: list[Tensor], settled: Settled) -> None:
+        norms, slopes = tensor_norms(params), tensor_norms([p.grad for p in params if p.grad is not None])
         trust = group["trust_coefficient"] * norms / (slopes + group["weight_decay"] * norms + group["eps"])
-        update_(
-            self._rule(group),
-            params,
-            grads,
-            [[self.state[p]["momentum_buffer"] for p in params]],
-            self._numbers(group, counts),
-            decay=group["weight_decay"],
-            maximize=group["maximize"],
-            factors=where((norms > 0) & (slopes > 0), trust, 1),
-            settings=words,
-        )
-
-
-def _descend(group: Group, params: Sequence[Tensor], directions: Sequence[Tensor], factors: Tensor) -> None:
-    """``p ← p − lr · factor · direction`` for each tensor."""
-    recording = active.recording
-
-    def numbers() -> tuple[float]:
-        return (float(group["lr"]),)
-
-    update_(
-        update_rules.descend,
-        params,
-        directions,
-        [],
-        numbers(),
-        factors=factors,
-        settings=None if recording is None else recording.words(lambda: update_words(0.0, 1.0, numbers())),
-    )
+        self._apply(group, params, settled, factors=where((norms > 0) & (slopes > 0), trust, 1))

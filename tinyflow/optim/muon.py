@@ -9,15 +9,12 @@ from typing import Any
 import numpy as np
 
 from tinyflow.kernels import memory, update_rules
-from tinyflow.kernels.memory import Buffer
-from tinyflow.kernels.update import Update, words
+from tinyflow.kernels.update import Update
 from tinyflow.ops.creation import empty_like
 from tinyflow.ops.matmul import baddbmm, bmm
-from tinyflow.ops.optimizer import update_
 from tinyflow.ops.shape import matrix_transpose, stack, unbind
 from tinyflow.optim.optimizer import Group
-from tinyflow.optim.rule import RuleOptimizer, settings
-from tinyflow.recording import active
+from tinyflow.optim.rule import RuleOptimizer, Settled, descend, settings
 from tinyflow.tensor import Tensor
 
 
@@ -97,39 +94,12 @@ class Muon(RuleOptimizer):
     def _numbers(self, group: Group, counts: tuple[float, ...]) -> Sequence[float]:
         return (group["momentum"],)
 
-    def _launch(self, group: Group, params: list[Tensor], settled: tuple[tuple[float, ...], Buffer | None]) -> None:
-        counts, momentum_words = settled
-        grads = [p.grad for p in params if p.grad is not None]
+    def _launch(self, group: Group, params: list[Tensor], settled: Settled) -> None:
         directions = [empty_like(p) for p in params]
-        buffers = [self.state[p]["momentum_buffer"] for p in params]
-        update_(
-            self._rule(group),
-            params,
-            grads,
-            [buffers, directions],
-            self._numbers(group, counts),
-            settings=momentum_words,
-        )
-        self._descend(group, params, _orthogonalised(group, directions))
-
-    def _descend(self, group: Group, params: list[Tensor], directions: list[Tensor]) -> None:
-        def read() -> tuple[float, float]:
-            lr = float(group["lr"])
-            return 1 - lr * group["weight_decay"], lr
-
+        self._apply(group, params, settled, [directions])
         ratios = [_ratio(group["adjust_lr_fn"], *p.shape) for p in params]
-        shrink, lr = read()
-        recording = active.recording
-        update_(
-            update_rules.descend,
-            params,
-            directions,
-            [],
-            (lr,),
-            shrink=shrink,
-            factors=Tensor(memory.upload(np.array(ratios, np.float64), params[0].device)),
-            settings=None if recording is None else recording.words(lambda: words(0.0, read()[0], (read()[1],))),
-        )
+        factors = Tensor(memory.upload(np.array(ratios, np.float64), params[0].device))
+        descend(group, params, _orthogonalised(group, directions), factors, decoupled=True)
 
 
 def _ratio(name: str | None, rows: int, columns: int) -> float:

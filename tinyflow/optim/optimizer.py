@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
 from typing import Any
 
+from tinyflow.autograd.grad_mode import enable_grad
 from tinyflow.autograd.graph import RemovableHandle
 from tinyflow.tensor import Tensor
 
@@ -189,6 +190,14 @@ class Optimizer:
             )
             lines.append("")
         return "\n".join(lines[:-1]) + "\n)"
+
+
+def loss_of(closure: Callable[[], Any] | None) -> Any:
+    """What a step's closure returns, which computes gradients; None if there is none."""
+    if closure is None:
+        return None
+    with enable_grad():
+        return closure()
 
 
 def _with_hooks(step: Callable[..., Any]) -> Callable[..., Any]:

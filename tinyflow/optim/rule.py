@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from tinyflow.autograd.grad_mode import enable_grad, no_grad
+from tinyflow.autograd.grad_mode import no_grad
+from tinyflow.kernels import update_rules
 from tinyflow.kernels.memory import Buffer
 from tinyflow.kernels.update import Update, words
 from tinyflow.ops.creation import tensor, zeros_like
 from tinyflow.ops.optimizer import update_
-from tinyflow.optim.optimizer import Group, Optimizer
+from tinyflow.optim.optimizer import Group, Optimizer, loss_of
 from tinyflow.recording import active
 from tinyflow.tensor import Tensor
+
+#: The counts during a step, and where a recorded one reads its numbers.
+Settled = tuple[tuple[float, ...], Buffer | None]
 
 
 class RuleOptimizer(Optimizer):
@@ -62,10 +66,7 @@ class RuleOptimizer(Optimizer):
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update of every parameter that has a gradient; ``closure`` may compute loss and gradients first."""
-        loss = None
-        if closure is not None:
-            with enable_grad():
-                loss = closure()
+        loss = loss_of(closure)
         with no_grad():
             for group in self.param_groups:
                 histories: dict[tuple[float, ...], list[Tensor]] = {}
@@ -90,13 +91,8 @@ class RuleOptimizer(Optimizer):
     def _update(self, group: Group, params: list[Tensor], counts: tuple[float, ...]) -> None:
         self._launch(group, params, self._settle(group, params, counts))
 
-    def _settle(
-        self, group: Group, params: list[Tensor], before: tuple[float, ...]
-    ) -> tuple[tuple[float, ...], Buffer | None]:
-        """Moves the counts on, when the step is done if it is being recorded, and at each of its replays.
-
-        Returns the counts during the step, and where a recorded one reads its numbers.
-        """
+    def _settle(self, group: Group, params: list[Tensor], before: tuple[float, ...]) -> Settled:
+        """Moves the counts on, when the step is done if it is being recorded, and at each of its replays."""
         recording = active.recording
         if recording is None:
             counts = self._advance(group, before)
@@ -118,20 +114,31 @@ class RuleOptimizer(Optimizer):
         for p in params:
             self.state[p].update(kept)
 
-    def _launch(
-        self, group: Group, params: list[Tensor], settled: tuple[tuple[float, ...], Buffer | None]
+    def _launch(self, group: Group, params: list[Tensor], settled: Settled) -> None:
+        self._apply(group, params, settled)
+
+    def _apply(
+        self,
+        group: Group,
+        params: list[Tensor],
+        settled: Settled,
+        written: Sequence[list[Tensor]] = (),
+        factors: Tensor | None = None,
     ) -> None:
+        """The rule on every element, with what it writes beside the states, and a factor for each tensor."""
         counts, settings = settled
         decay, shrink = self._decays(group, counts)
+        states = [[self.state[p][name] for p in params] for name in self._states(group)]
         update_(
             self._rule(group),
             params,
             [p.grad for p in params if p.grad is not None],
-            [[self.state[p][name] for p in params] for name in self._states(group)],
+            [*states, *written],
             self._numbers(group, counts),
             decay=decay,
             shrink=shrink,
-            maximize=group["maximize"],
+            maximize=group.get("maximize", False),
+            factors=factors,
             settings=settings,
         )
 
@@ -153,6 +160,36 @@ class RuleOptimizer(Optimizer):
             for number, state in state_dict["state"].items()
         }
         super().load_state_dict({**state_dict, "state": plain})
+
+
+def descend(
+    group: Group, params: Sequence[Tensor], directions: Sequence[Tensor], factors: Tensor, decoupled: bool = False
+) -> None:
+    """``p ← p − lr · factor · direction`` for each tensor, of which ``decoupled`` leaves ``p (1 − lr · weight_decay)``."""
+    recording = active.recording
+
+    def numbers() -> tuple[float, float]:
+        lr = float(group["lr"])
+        return (1 - lr * group["weight_decay"] if decoupled else 1.0), lr
+
+    shrink, lr = numbers()
+    update_(
+        update_rules.descend,
+        params,
+        directions,
+        [],
+        (lr,),
+        shrink=shrink,
+        factors=factors,
+        settings=None if recording is None else recording.words(lambda: words(0.0, numbers()[0], numbers()[1:])),
+    )
+
+
+def check_from_zero(**numbers: float) -> None:
+    """Raises a ValueError that names the first number below 0, or not a number."""
+    for name, value in numbers.items():
+        if not value >= 0.0:
+            raise ValueError(f"Invalid {name} value: {value}")
 
 
 def settings(
@@ -178,8 +215,7 @@ def settings(
         raise ValueError(f"Tensor lr must be 1-element, got shape {tuple(lr.shape)}")
     if not float(lr) >= 0.0:
         raise ValueError(f"Invalid learning rate: {lr}")
-    if not weight_decay >= 0.0:
-        raise ValueError(f"Invalid weight_decay value: {weight_decay}")
+    check_from_zero(weight_decay=weight_decay)
     if eps is not None and not eps >= 0.0:
         raise ValueError(f"Invalid epsilon value: {eps}")
     for index, beta in enumerate(betas or ()):

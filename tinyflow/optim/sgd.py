@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from tinyflow.autograd.grad_mode import enable_grad, no_grad
+from tinyflow.autograd.grad_mode import no_grad
 from tinyflow.ops.creation import empty_like, zeros_like
 from tinyflow.ops.optimizer import settings_bits, sgd_
-from tinyflow.optim.optimizer import Optimizer
+from tinyflow.optim.optimizer import Optimizer, loss_of
 from tinyflow.recording import active
 from tinyflow.tensor import Tensor
 
@@ -83,10 +83,7 @@ class SGD(Optimizer):
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update of every parameter that has a gradient; ``closure`` may compute loss and gradients first."""
-        loss = None
-        if closure is not None:
-            with enable_grad():
-                loss = closure()
+        loss = loss_of(closure)
         with no_grad():
             for group in self.param_groups:
                 params = [p for p in group["params"] if p.grad is not None]

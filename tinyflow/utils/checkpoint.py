@@ -46,28 +46,17 @@ class _Surroundings:
     """What a run depends on besides its arguments: random numbers and the autocast region."""
 
     def __init__(self, preserve_rng_state: bool) -> None:
-        state = autocast_mode.state
-        self._autocast = state.enabled, dict(state.dtypes), state.cache_enabled
+        self._autocast = autocast_mode.state.noted()
         self._random = random_numbers.get_rng_state() if preserve_rng_state else None
 
     @contextlib.contextmanager
     def again(self) -> Iterator[None]:
         """A block in which they are as they were."""
-        state = autocast_mode.state
-        before = state.enabled, state.dtypes, state.cache_enabled
-        enabled, dtypes, cache_enabled = self._autocast
-        state.enable(enabled)
-        state.dtypes, state.cache_enabled = dict(dtypes), cache_enabled
-        try:
-            if self._random is None:
-                yield
-            else:
-                with random_numbers.fork_rng():
-                    random_numbers.set_rng_state(self._random)
-                    yield
-        finally:
-            state.enable(before[0])
-            state.dtypes, state.cache_enabled = before[1:]
+        with autocast_mode.restored(self._autocast), contextlib.ExitStack() as kept:
+            if self._random is not None:
+                kept.enter_context(random_numbers.fork_rng())
+                random_numbers.set_rng_state(self._random)
+            yield
 
 
 # ---- by saved-tensor hooks -----------------------------------------------------------------------------------------

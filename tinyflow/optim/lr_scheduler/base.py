@@ -109,3 +109,22 @@ def each_group(name: str, value: Any, optimizer: Optimizer) -> list[Any]:
             f"{name} must have the same length as optimizer.param_groups: expected {groups}, got {len(value)}"
         )
     return list(value)
+
+
+def cycles_beta1(optimizer: Optimizer) -> bool:
+    """Whether an optimizer's momentum is the first of its betas.
+
+    Raises:
+        ValueError: if it has neither.
+    """
+    if "momentum" not in optimizer.defaults and "betas" not in optimizer.defaults:
+        raise ValueError("optimizer must support momentum or beta1 with `cycle_momentum` option enabled")
+    return "betas" in optimizer.defaults
+
+
+def set_momentum(group: dict[str, Any], is_beta1: bool, value: float) -> None:
+    """Sets a group's momentum, or the first of its betas."""
+    if is_beta1:
+        group["betas"] = (value, *group["betas"][1:])
+    else:
+        group["momentum"] = value

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tinyflow.optim.lr_scheduler.base import LRScheduler, each_group, set_value
+from tinyflow.optim.lr_scheduler.base import LRScheduler, cycles_beta1, each_group, set_momentum, set_value
 from tinyflow.optim.optimizer import Optimizer
 
 
@@ -79,19 +79,11 @@ class CyclicLR(LRScheduler):
         super().__init__(optimizer, last_epoch)
 
     def _prepare_momentum(self, optimizer: Optimizer, base: Any, highest: Any) -> None:
-        if "momentum" not in optimizer.defaults and "betas" not in optimizer.defaults:
-            raise ValueError("optimizer must support momentum or beta1 with `cycle_momentum` option enabled")
-        self.use_beta1 = "betas" in optimizer.defaults
+        self.use_beta1 = cycles_beta1(optimizer)
         self.base_momentums = each_group("base_momentum", base, optimizer)
         self.max_momentums = each_group("max_momentum", highest, optimizer)
         for group, high in zip(optimizer.param_groups, self.max_momentums):
-            self._set_momentum(group, high)
-
-    def _set_momentum(self, group: dict[str, Any], value: float) -> None:
-        if self.use_beta1:
-            group["betas"] = (value, *group["betas"][1:])
-        else:
-            group["momentum"] = value
+            set_momentum(group, self.use_beta1, high)
 
     def _height(self, cycle: float) -> float:
         """What a rise comes to, as a share of the whole range."""
@@ -109,7 +101,7 @@ class CyclicLR(LRScheduler):
         share = rise * self._height(cycle)
         if self.cycle_momentum:
             for group, low, high in zip(self.optimizer.param_groups, self.base_momentums, self.max_momentums):
-                self._set_momentum(group, high - (high - low) * share)
+                set_momentum(group, self.use_beta1, high - (high - low) * share)
         return [low + (high - low) * share for low, high in zip(self.base_lrs, self.max_lrs)]
 
     def state_dict(self) -> dict[str, Any]:

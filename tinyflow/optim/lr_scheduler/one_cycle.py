@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from tinyflow.optim.lr_scheduler.base import LRScheduler, each_group, set_value
+from tinyflow.optim.lr_scheduler.base import LRScheduler, cycles_beta1, each_group, set_momentum, set_value
 from tinyflow.optim.optimizer import Optimizer
 
 
@@ -66,21 +66,13 @@ class OneCycleLR(LRScheduler):
         super().__init__(optimizer, last_epoch)
 
     def _prepare_momentum(self, optimizer: Optimizer, base: Any, highest: Any, last_epoch: int) -> None:
-        if "momentum" not in optimizer.defaults and "betas" not in optimizer.defaults:
-            raise ValueError("optimizer must support momentum or beta1 with `cycle_momentum` option enabled")
-        self.use_beta1 = "betas" in optimizer.defaults
+        self.use_beta1 = cycles_beta1(optimizer)
         if last_epoch != -1:
             return
         lows, highs = each_group("base_momentum", base, optimizer), each_group("max_momentum", highest, optimizer)
         for group, low, high in zip(optimizer.param_groups, lows, highs):
             group.update(base_momentum=low, max_momentum=high)
-            self._set_momentum(group, high)
-
-    def _set_momentum(self, group: dict[str, Any], value: float) -> None:
-        if self.use_beta1:
-            group["betas"] = (value, *group["betas"][1:])
-        else:
-            group["momentum"] = value
+            set_momentum(group, self.use_beta1, high)
 
     def _anneal(self, start: float, end: float, share: float) -> float:
         if self._anneal_func_type == "cos":
@@ -102,7 +94,7 @@ class OneCycleLR(LRScheduler):
             rates.append(self._anneal(group[phase["start_lr"]], group[phase["end_lr"]], share))
             if self.cycle_momentum:
                 momentum = self._anneal(group[phase["start_momentum"]], group[phase["end_momentum"]], share)
-                self._set_momentum(group, momentum)
+                set_momentum(group, self.use_beta1, momentum)
         return rates
 
 
