@@ -12,14 +12,13 @@ import pytest
 from tests.interpreter import fuzz
 from tinyflow.kernels.interpreter import arithmetic, expressions, forms
 
-_SECONDS = 10
+_KERNELS = 40
 
 
 def test_random_kernels_agree() -> None:
-    """As many kernels as the time allows, the same ones each time."""
-    outcome = fuzz.compare(300, seed=1, seconds=_SECONDS)
+    outcome = fuzz.compare(_KERNELS, seed=1)
     assert outcome.different == []
-    assert outcome.kernels >= 10
+    assert outcome.kernels == _KERNELS
     assert outcome.both_raise <= outcome.kernels // 10, "kernels that raise test little"
 
 
@@ -27,9 +26,9 @@ def test_random_kernels_agree_where_tiles_are_deferred(monkeypatch: pytest.Monke
     """Tiles of any size are noted and computed later, in blocks, as else only large ones are."""
     monkeypatch.setattr(arithmetic, "LEAST_SIZE", 16)
     monkeypatch.setattr(expressions, "BLOCK_SIZE", 64)
-    outcome = fuzz.compare(300, seed=2, seconds=_SECONDS)
+    outcome = fuzz.compare(_KERNELS, seed=2)
     assert outcome.different == []
-    assert outcome.kernels >= 10
+    assert outcome.kernels == _KERNELS
 
 
 def test_a_planted_fault_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,7 +41,7 @@ def test_a_planted_fault_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
         return total
 
     monkeypatch.setattr(forms, "add", wrong)
-    assert fuzz.compare(40, seed=1, seconds=_SECONDS).different
+    assert fuzz.compare(_KERNELS, seed=1).different
 
 
 def test_a_kernel_depends_on_its_seed_alone() -> None:

@@ -19,6 +19,9 @@ from tinyflow.kernels.configs import Config
 from tinyflow.kernels.interpreter import checks
 from tinyflow.kernels.interpreter.checks import StrictError, fresh, strict
 
+# Triton 3.6's own interpreter, of a loop whose bounds are tensors
+pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array with ndim:DeprecationWarning")
+
 
 @pytest.fixture(params=["fast", "stock"], autouse=True)
 def engine(request: pytest.FixtureRequest) -> Any:
