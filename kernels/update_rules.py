@@ -1,4 +1,4 @@
-"""The optimisers' rules, each for one element; see :mod:`tinyflow.kernels.update`.
+"""The optimisers' rules, each for one element; see :mod:`tinyflow.kernels.optimizer`.
 
 Means over time move by ``m + (1 − β)(g − m)``. Numbers are float64: what is subtracted from 1 is so before it is rounded.
 """
@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from tinyflow.kernels.arithmetic import divide, square_root
-from tinyflow.kernels.update import Update
+from tinyflow.kernels.optimizer import Update
 
 
 @triton.jit
@@ -167,6 +167,29 @@ def _muon_nesterov(p, g, buffer, direction, c, momentum, r1, r2, r3, r4, r5):
 
 
 @triton.jit
+def _momentum(p, g, buffer, b, c, lr, momentum, dampening, r3, r4, r5):
+    buffer = momentum.to(g.dtype) * buffer + (1.0 - dampening).to(g.dtype) * g
+    return p - lr.to(g.dtype) * buffer, buffer, b, c
+
+
+@triton.jit
+def _momentum_begins(p, g, buffer, b, c, lr, momentum, dampening, r3, r4, r5):
+    return p - lr.to(g.dtype) * g, g, b, c  # the buffer holds nothing yet, and takes the whole gradient
+
+
+@triton.jit
+def _nesterov(p, g, buffer, b, c, lr, momentum, dampening, r3, r4, r5):
+    mu = momentum.to(g.dtype)
+    buffer = mu * buffer + (1.0 - dampening).to(g.dtype) * g
+    return p - lr.to(g.dtype) * (g + mu * buffer), buffer, b, c
+
+
+@triton.jit
+def _nesterov_begins(p, g, buffer, b, c, lr, momentum, dampening, r3, r4, r5):
+    return p - lr.to(g.dtype) * (g + momentum.to(g.dtype) * g), g, b, c
+
+
+@triton.jit
 def _descend(p, g, a, b, c, lr, r1, r2, r3, r4, r5):
     return p - lr.to(g.dtype) * g, a, b, c
 
@@ -188,6 +211,10 @@ def _replace(p, g, a, b, c, r0, r1, r2, r3, r4, r5):
     return g, a, b, c
 
 
+momentum = Update("sgd", _momentum, states=1, flops=5)
+momentum_begins = Update("sgd", _momentum_begins, states=1, flops=2, fresh=1)
+nesterov = Update("sgd", _nesterov, states=1, flops=7)
+nesterov_begins = Update("sgd", _nesterov_begins, states=1, flops=4, fresh=1)
 adam = Update("adam", _adam, states=2, flops=12)
 amsgrad = Update("amsgrad", _amsgrad, states=3, flops=13)
 nadam = Update("nadam", _nadam, states=2, flops=16)

@@ -31,12 +31,17 @@ class LaunchGraph:
 
     def __init__(self, device: Any) -> None:
         self._work: list[Callable[[], Any]] = []
+        self._pool: list[Any] = []  # memory stays, whose addresses stand in tables
 
     def warm_up(self, run: Callable[[], None]) -> None:
         run()
 
     def record(self, run: Callable[[], None]) -> None:
-        work, launch, copy = self._work, InterpretedFunction.run, memory.copy_bytes
+        work, launch, copy, empty = self._work, InterpretedFunction.run, memory.copy_bytes, memory.empty
+
+        def kept(*args: Any, **kwargs: Any) -> Any:
+            self._pool.append(empty(*args, **kwargs))
+            return self._pool[-1]
 
         def note_launch(kernel: Any, *args: Any, **kwargs: Any) -> None:
             work.append(lambda: launch(kernel, *args, **kwargs))
@@ -47,6 +52,7 @@ class LaunchGraph:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(InterpretedFunction, "run", note_launch)
             patch.setattr(memory, "copy_bytes", note_copy)
+            patch.setattr(memory, "empty", kept)
             run()
 
     def replay(self) -> None:

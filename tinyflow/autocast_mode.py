@@ -259,6 +259,16 @@ def full(*tensors: Any) -> tuple[Any, ...]:
     return _cast_all(FULL, tensors)
 
 
+def half(*tensors: Any) -> tuple[Any, ...]:
+    """The same for functions that run in the region's half precision."""
+    return _cast_all(HALF, tensors)
+
+
+def half_on_gpu_else_widest(*tensors: Any) -> tuple[Any, ...]:
+    """The same for functions that run in half precision where a GPU computes, elsewhere in their widest dtype."""
+    return half(*tensors) if tensors[0].device.type in _GPUS else widest(*tensors)
+
+
 def widest(*tensors: Any) -> tuple[Any, ...]:
     """The same for functions that run in the wider one of their arguments' dtypes."""
     return _cast_all(Policy(_WIDEST), tensors)

@@ -161,7 +161,7 @@ def capture(step: Callable[..., Any], *example_inputs: Tensor, warm_up: int = _W
     The step may contain forward pass, backward pass, ``zero_grad()``, an optimizer and a GradScaler. Random draws go on
     from replay to replay as they would eagerly, from the same generators; learning rates, betas and the like are read from
     the optimizers' groups at every call, so a schedule steps outside, while what chooses a rule (``nesterov``, ``amsgrad``,
-    whether momentum is 0) stays as it was recorded. What cannot be captured is refused:
+    whether momentum is 0) may not change once it is recorded: the next call says so. What cannot be captured is refused:
     values read on the host (``item()``, ``print``, ``if`` on a tensor, ``nonzero``, indexing by a mask), copies between
     host and device, shapes that depend on data, and gradients that are set to None between calls.
 

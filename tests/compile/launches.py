@@ -28,7 +28,6 @@ from tinyflow.kernels import (
     loss,
     matmul,
     nonzero,
-    optimizer,
     ordering,
     padding,
     pooling,
@@ -43,6 +42,7 @@ from tinyflow.kernels import (
     softmax,
     sorting,
     special,
+    step_numbers,
     triangle,
     update_rules,
     windows,
@@ -56,8 +56,9 @@ from tinyflow.kernels.conv2d.statistics import merge_statistics
 from tinyflow.kernels.conv2d.stream_weight_grad import stream_conv2d_weight_grad
 from tinyflow.kernels.fused.pooled_stem import pooled_stem
 from tinyflow.kernels.fused.stem_weight_grad import pooled_stem_weight_grad
+from tinyflow.kernels.optimizer import Update
+from tinyflow.kernels.step_numbers import StepNumbers
 from tinyflow.kernels.tensor_norms import tensor_norms
-from tinyflow.kernels.update import Update
 
 Call = Callable[[], Any]
 
@@ -277,22 +278,6 @@ def _random() -> Iterator[tuple[str, Call]]:
     yield "permutation", lambda: random.permutation(1000, META, 1, 2)
 
 
-def _sgd(dtype: torch.dtype, momentum: float, **options: Any) -> None:
-    parameters = [_meta(n, dtype=dtype) for n in (64, 4096, 10)]
-    optimizer.sgd(parameters, parameters, parameters, lr=0.1, momentum=momentum, weight_decay=0.1, **options)
-
-
-def _optimizer() -> Iterator[tuple[str, Call]]:
-    for dtype in FLOATING:
-        yield f"sgd {dtype}", lambda dtype=dtype: _sgd(dtype, 0.0)
-        yield f"sgd with momentum {dtype}", lambda dtype=dtype: _sgd(dtype, 0.9, nesterov=True)
-    settings = {"settings": _index(4), "found_inf": _meta()}
-    yield "sgd, settings in memory", lambda: _sgd(torch.float32, 0.9, **settings)
-    halves = [_meta(n, dtype=torch.bfloat16) for n in (64, 4096)]
-    yield "sgd, half copies", lambda: _sgd(torch.float32, 0.9, half_copies=[*halves, None])
-    yield "sgd, first step", lambda: _sgd(torch.float32, 0.9, first=True, maximize=True)
-
-
 def _update(rule: Update, dtype: torch.dtype, **options: Any) -> None:
     like = [_meta(n, dtype=dtype) for n in (64, 4096, 10)]
     rule(like, like, [like] * rule.states, [0.5], decay=0.1, shrink=0.9, **options)
@@ -311,10 +296,24 @@ def _updates() -> Iterator[tuple[str, Call]]:
     rules = {name: rule for name, rule in vars(update_rules).items() if isinstance(rule, Update)}
     for name, rule in rules.items():
         yield name, lambda rule=rule: _update(rule, torch.float32)
-    for dtype in (torch.bfloat16, torch.float64):
-        yield f"adam {dtype}", lambda dtype=dtype: _update(update_rules.adam, dtype)
-    options = {"settings": _index(8), "factors": _meta(3)}
-    yield "adam, settings in memory", lambda: _update(update_rules.adam, torch.float32, **options)
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+        for name in ("momentum", "adam"):
+            yield f"{name} {dtype}", lambda dtype=dtype, rule=rules[name]: _update(rule, dtype)
+    options = {"settings": _index(8), "factors": _meta(3), "found_inf": _meta()}
+    halves = [[_meta(64, dtype=dtype), _meta(4096, dtype=dtype), None] for dtype in (torch.float16, torch.bfloat16)]
+    for name in ("momentum", "nesterov_begins", "adam", "amsgrad"):
+        rule = rules[name]
+        yield f"{name}, settings in memory", lambda rule=rule: _update(rule, torch.float32, **options)
+        yield f"{name}, maximize", lambda rule=rule: _update(rule, torch.float32, maximize=True)
+        for copies in halves:
+            given = {"half_copies": copies}
+            yield f"{name}, half copies", lambda rule=rule, g=given: _update(rule, torch.float32, **g)
+            yield f"{name}, all of it", lambda rule=rule, g={**given, **options}: _update(rule, torch.float32, **g)
+    for name, numbers in vars(step_numbers).items():
+        if isinstance(numbers, StepNumbers):
+            counts = [_meta(dtype=torch.float64)] * (1 + numbers.counts)
+            yield f"{name}, its numbers", lambda n=numbers, c=counts: n(c, [0] * 8, _meta())
+            yield f"{name}, its numbers, recorded", lambda n=numbers, c=counts: n(c, _index(8), None)
     for order in (1, 2, math.inf, -math.inf):
         for dtype in FLOATING:
             tensors = [_meta(n, dtype=dtype) for n in (64, 4096)]
@@ -569,7 +568,6 @@ for _family in (
     _convolution,
     _indexing,
     _random,
-    _optimizer,
     _updates,
     _recurrent,
     _amp,

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.kernels.test_optimizer import sgd
 from tinyflow.kernels import (
     arithmetic,
     batch_norm,
@@ -18,11 +19,12 @@ from tinyflow.kernels import (
     launch,
     loss,
     matmul,
-    optimizer,
     pooling,
     reduction,
     scatter,
     softmax,
+    step_numbers,
+    update_rules,
 )
 from tinyflow.kernels.configs import planned_for_gpu
 from tinyflow.kernels.launch import Cost
@@ -180,7 +182,21 @@ def test_indexing() -> None:
 def test_sgd(settings: dict[str, Any], flops: int, moved: int) -> None:
     sizes = (64, 5000, 10)
     p, g, b = ([meta(n, dtype=torch.float32) for n in sizes] for _ in range(3))
-    buffers = b if "momentum" in settings else None
-    (found,) = costs(lambda: optimizer.sgd(p, g, buffers, lr=0.1, **settings))
-    tables = 5 * 3 * I64 + 2 * (1 + 3 + 1) * I64  # of three tensors, and of their chunks of 2048 elements
+    (found,) = costs(lambda: sgd(p, g, b, lr=0.1, **settings))
+    rows = 4 if "momentum" in settings else 3
+    tables = rows * 3 * I64 + 2 * (1 + 3 + 1) * I64  # of three tensors, and of their chunks of 2048 elements
     assert found[1] == Cost(flops * sum(sizes), moved * sum(sizes) * F32 + tables)
+
+
+def test_optimizers_with_all_that_they_can_do() -> None:
+    """Half copies are written once; what may be left out, or come from memory, costs nothing but that decay is computed."""
+    sizes = (64, 5000, 10)
+    p, g, m, v = ([meta(n, dtype=torch.float32) for n in sizes] for _ in range(4))
+    copies = [meta(64), None, meta(10)]
+    options = {"found_inf": meta(dtype=torch.float32), "settings": meta(8, dtype=torch.int64), "half_copies": copies}
+    (found,) = costs(lambda: update_rules.adam(p, g, [m, v], [0.9], **options))
+    tables = 6 * 3 * I64 + 2 * (1 + 3 + 1) * I64
+    assert found[1] == Cost((12 + 2 + 1) * sum(sizes), 7 * sum(sizes) * F32 + 74 * BF + tables)
+    counts = [meta(dtype=torch.float64)] * 2
+    (numbers,) = costs(lambda: step_numbers.nadam(counts, options["settings"], options["found_inf"]))
+    assert numbers[1] == Cost(0, 2 * 2 * 8 + 2 * 8 * I64 + F32)

@@ -210,3 +210,40 @@ def test_padding_and_unpadding():
 def test_what_does_not_fit_is_named(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("name", ["RNN", "LSTM", "GRU", "RNNCell", "LSTMCell", "GRUCell"])
+@pytest.mark.parametrize("given", [False, True], ids=["zeros", "given state"])
+@pytest.mark.parametrize("kind", ["cpu", "meta"])
+def test_autocast_chooses_the_dtypes_that_torch_does(name, given, kind):
+    """On the CPU torch's own are beside ours; a GPU, which ``meta`` counts as, runs everything in half precision."""
+    if kind == "cpu" and tinyflow.gpu_available():
+        pytest.skip("kernels are compiled for the GPU")
+    torch.manual_seed(3)
+    theirs, ours = getattr(torch.nn, name)(3, 5), getattr(nn, name)(3, 5)
+    ours.load_state_dict({k: tinyflow.from_torch(v.detach().clone()) for k, v in theirs.state_dict().items()})
+    x = torch.randn(*((2, 3) if "Cell" in name else (4, 2, 3)))
+    h = torch.randn(*((2, 5) if "Cell" in name else (1, 2, 5)))
+    states = [] if not given else [(h, h) if "LSTM" in name else h]
+
+    def moved(value):
+        return tuple(map(moved, value)) if isinstance(value, tuple) else tinyflow.from_torch(value.clone()).to(kind)
+
+    ours = ours.to(kind)
+    with tinyflow.autocast(kind, dtype=tinyflow.bfloat16):
+        found = flat(ours(moved(x), *map(moved, states)))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = flat(theirs(x, *states))
+    assert [y.dtype for y in found] == [e.dtype if kind == "cpu" else torch.bfloat16 for e in expected]
+    sum(y.float().sum() for y in found).backward()
+    assert all(p.grad.dtype == tinyflow.float32 for p in ours.parameters())
+    if kind == "cpu":
+        sum(e.float().sum() for e in expected).backward()
+        for y, e in zip(found, expected):
+            torch.testing.assert_close(on_cpu(y), e.detach(), rtol=0.03, atol=0.03)
+        for p, q in zip(ours.parameters(), theirs.parameters()):
+            torch.testing.assert_close(on_cpu(p.grad), q.grad, rtol=0.05, atol=0.05)
+
+
+def flat(value):
+    return [y for part in value for y in flat(part)] if isinstance(value, tuple) else [value]

@@ -1,4 +1,4 @@
-"""SGD leaves the half-precision copies of weights that autocast takes next: the bits of a cast, and never out of date."""
+"""Optimizers leave the half-precision copies of weights that autocast takes next: the bits of a cast, never out of date."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import tinyflow
 from tests.closeness import assert_close
 from tests.device import on_cpu
 from tests.test_capture import LaunchGraph
-from tinyflow import nn
+from tinyflow import nn, optim
 from tinyflow.amp import GradScaler
 from tinyflow.autograd import half_copies
 from tinyflow.kernels import launch, memory
@@ -104,6 +104,21 @@ def by_torch(p: nn.Parameter) -> None:
     p.detach().to_torch().mul_(2.0)
 
 
+def test_the_gradient_of_a_copy_is_taken_over_as_it_is() -> None:
+    layer, x = nn.Linear(16, 4), tinyflow.rand(3, 16)
+    optimizer = SGD(layer.parameters(), lr=0.1)
+    counts = []
+    for _ in range(2):
+        optimizer.zero_grad()
+        with region():
+            y = layer(x).sum()
+        with launch.count() as records:
+            y.backward()
+        counts.append([r.kernel for r in records])
+        optimizer.step()
+    assert counts[0] == counts[1]  # no copy of what the cast has made
+
+
 @pytest.mark.parametrize("change", [in_place, other_memory, uncounted, by_a_view, by_torch])
 def test_a_change_by_anyone_else_is_seen(change: Callable[[nn.Parameter], None]) -> None:
     step = Step()
@@ -181,6 +196,40 @@ def test_second_derivatives_pass_through_a_copy() -> None:
     assert first.dtype == tinyflow.float32
     (second,) = tinyflow.autograd.grad(first.sum(), weight)
     assert second.dtype == tinyflow.float32 and on_cpu(second).abs().sum() > 0
+
+
+class AnyStep(Step):
+    """Of another optimizer, on matrices, which all of them take."""
+
+    def __init__(self, name: str) -> None:
+        self.model = nn.Sequential(nn.Linear(6, 5, bias=False), nn.ReLU(), nn.Linear(5, 3, bias=False))
+        self.optimizer = getattr(optim, name)(self.model.parameters(), lr=0.01)
+        self.x = tinyflow.rand(4, 6)
+        self.casts = 0
+
+
+EVERY = (
+    "SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Adagrad", "Adadelta", "RMSprop", "Rprop", "ASGD", "LAMB", "LARS",
+    "Muon",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_optimizer_leaves_copies(name: str) -> None:
+    """Of what a step left, and of what was there where a scaler left it out."""
+    step, scaler = AnyStep(name), GradScaler(tinyflow.get_default_device().type, init_scale=4.0)
+    casts = []
+    for factor in (1.0, 1.0, float("inf"), 1.0):
+        step.optimizer.zero_grad()
+        before = [on_cpu(p).clone() for p in step.model.parameters()]
+        scaler.scale(step.loss() * factor).backward()
+        scaler.step(step.optimizer)
+        scaler.update()
+        casts.append(step.casts)
+        for p, copy, old in zip(step.model.parameters(), copies_of(step.model), before):
+            assert copy is not None and torch.equal(on_cpu(copy), on_cpu(p).to(torch.bfloat16))
+            assert torch.equal(on_cpu(p), old) == (factor != 1.0)
+    assert casts == [casts[0], *[casts[0] - 2] * 3]
 
 
 # ---- captured steps --------------------------------------------------------------------------------------------------
@@ -270,3 +319,18 @@ def test_folded_weights_follow_a_replay() -> None:
             folded = F.conv_bn_act(x, conv, bn)
             assert_close(on_cpu(folded), on_cpu(bn(conv(x)).relu()).double(), 18)
         conv.train(), bn.train()
+
+
+@pytest.mark.usefixtures("_graphs")
+@pytest.mark.parametrize("name", ["Adam", "LAMB"])
+def test_a_captured_step_of_another_optimizer_casts_no_weight(name: str) -> None:
+    eager, recorded = AnyStep(name), AnyStep(name)
+    recorded.model.load_state_dict(eager.model.state_dict())
+    captured = tinyflow.capture(lambda x: recorded(), recorded.x, warm_up=2)
+    recorded.x = eager.x
+    casts = []
+    for _ in range(5):
+        assert torch.equal(on_cpu(eager()), on_cpu(captured(recorded.x)))
+        casts.append(recorded.casts)
+    assert_same_weights(eager, recorded)
+    assert casts[-1] == casts[0] - 2

@@ -12,8 +12,9 @@ import tinyflow
 from tests.closeness import assert_close
 from tests.device import on_cpu, on_device
 from tinyflow import optim
-from tinyflow.kernels import launch, update, update_rules
+from tinyflow.kernels import launch, update_rules
 from tinyflow.kernels import tensor_norms as norms
+from tinyflow.kernels.optimizer import configs, words
 from tinyflow.kernels.tensor_norms import tensor_norms
 from tinyflow.nn import Parameter
 
@@ -152,7 +153,7 @@ def test_numbers_in_memory_stand_for_all_values():
     """A decay of 0 when a step is recorded may be another one when it is replayed."""
     device = tinyflow.get_default_device()
     p, g = torch.full((3,), 2.0, device=device), torch.ones(3, device=device)
-    settings = torch.tensor(update.words(0.5, 0.25, [1.0]), device=device)
+    settings = torch.tensor(words(0.5, 0.25, [1.0]), device=device)
     update_rules.descend([p], [g], [], [1.0], settings=settings)
     assert p.tolist() == [0.25 * 2 - (1 + 0.5 * 2)] * 3
 
@@ -167,9 +168,9 @@ def test_factors_have_any_stride_and_one_size():
         update_rules.replace(p, p, [], [], factors=factors[:2])
 
 
-@pytest.mark.parametrize("config", update.configs.shipped, ids=lambda c: "-".join(map(str, c.blocks.values())))
+@pytest.mark.parametrize("config", configs.shipped, ids=lambda c: "-".join(map(str, c.blocks.values())))
 def test_shipped_configs_of_updates(config):
-    with update.configs.forced(config):
+    with configs.forced(config):
         ours, theirs, gradients = problem(torch.float32, [(3, 5), (2, 1031), (2,), (1,), (4097,)])
         give(ours, theirs, gradients[0])
         optim.AdamW(ours, lr=0.1).step(), torch.optim.AdamW(theirs, lr=0.1).step()

@@ -36,8 +36,9 @@ class GradScaler:
     >>> scaler.step(optimizer)
     >>> scaler.update()
 
-    The scale, and whether a step is left out, stay on the device: with SGD nothing waits for it. Other optimizers are
-    asked to step only if a value read from the device allows it. bfloat16 has float32's range and needs no scaler.
+    The scale, and whether a step is left out, stay on the device, and nothing waits for it: the optimizers of
+    ``tinyflow.optim`` leave parameters, state and step counts there as they are. One of your own is asked to step only if
+    a value read from the device allows it. bfloat16 has float32's range and needs no scaler.
 
     Args:
         device: where the scale lives.

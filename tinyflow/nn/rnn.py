@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import tinyflow
+from tinyflow.autocast_mode import half
 from tinyflow.nn import functional as F
 from tinyflow.nn import init
 from tinyflow.nn.module import Module
@@ -192,12 +193,12 @@ class RNNBase(_Recurrent):
     def _first_state(self, hx: State | None, batch: int, like: Tensor) -> State:
         layers = self.num_layers * self._directions
         if hx is None:
-            return tuple(like.new_zeros((layers, batch, size)) for size in self._sizes())
+            hx = tuple(like.new_zeros((layers, batch, size)) for size in self._sizes())
         for part, size in zip(hx, self._sizes()):
             expected = (layers, batch, size)
             if tuple(part.shape) != expected:
                 raise RuntimeError(f"{type(self).__name__}: expected hidden size {expected}, got {tuple(part.shape)}")
-        return hx
+        return half(*hx) if self.mode == "LSTM" else hx
 
     def _run(self, data: Tensor, counts: list[int], state: State) -> tuple[list[Tensor], State]:
         """The last layer's output of every step, and the last state of every layer.

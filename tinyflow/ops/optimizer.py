@@ -6,32 +6,28 @@ from collections.abc import Sequence
 from typing import Any
 
 from tinyflow.autograd import half_copies
-from tinyflow.kernels import memory, optimizer, strides, update_rules
+from tinyflow.kernels import memory, strides, update_rules
 from tinyflow.kernels.memory import Buffer
-from tinyflow.kernels.optimizer import settings_bits as settings_bits
+from tinyflow.kernels.optimizer import Update
+from tinyflow.kernels.step_numbers import StepNumbers
 from tinyflow.kernels.tensor_norms import tensor_norms as _tensor_norms
-from tinyflow.kernels.update import Update
 from tinyflow.ops.define import unwrap
 from tinyflow.recording import active
 from tinyflow.tensor import Tensor
 
 
-def sgd_(
+def update_(
+    rule: Update,
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
-    momentum_buffers: Sequence[Tensor] | None,
+    states: Sequence[Sequence[Tensor]],
+    numbers: Sequence[float],
     *,
-    lr: float,
-    momentum: float,
-    dampening: float,
-    weight_decay: float,
-    nesterov: bool,
-    maximize: bool,
-    first: bool,
-    settings: Buffer | None = None,
+    factors: Tensor | None = None,
     found_inf: Tensor | None = None,
+    **shared: Any,
 ) -> None:
-    """One step of stochastic gradient descent on every parameter, see :func:`tinyflow.kernels.optimizer.sgd`.
+    """One step of an optimiser's rule on every parameter, see :class:`tinyflow.kernels.optimizer.Update`.
 
     The half-precision copies that the next autocast region takes are written too.
 
@@ -40,24 +36,21 @@ def sgd_(
     """
     if not params:
         return
-    copies = _copies_wanted(params)
-    optimizer.sgd(
+    copies = _copies_wanted(params) if rule.moves else None
+    rule(
         unwrap(list(params)),
         unwrap(list(grads)),
-        None if momentum_buffers is None else unwrap(list(momentum_buffers)),
-        lr=lr,
-        momentum=momentum,
-        dampening=dampening,
-        weight_decay=weight_decay,
-        nesterov=nesterov,
-        maximize=maximize,
-        first=first,
-        settings=settings,
+        [unwrap(list(state)) for state in states],
+        numbers,
+        factors=unwrap(factors),
         found_inf=unwrap(found_inf),
         half_copies=copies,
+        **shared,
     )
-    for changed in (*params, *(momentum_buffers or ())):
+    for changed in (*(params if rule.moves else ()), *(x for state in states for x in state)):
         changed._bump_version()
+    if not rule.moves:
+        return
     if active.recording is not None:
         half_copies.note_written(active.recording, params)
     elif copies is not None:
@@ -81,27 +74,14 @@ def _copies_wanted(params: Sequence[Tensor]) -> list[Buffer | None] | None:
     ]
 
 
-def update_(
-    rule: Update,
-    params: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    states: Sequence[Sequence[Tensor]],
-    numbers: Sequence[float],
-    *,
-    factors: Tensor | None = None,
-    **shared: Any,
-) -> None:
-    """One step of an optimiser's rule on every parameter, see :class:`tinyflow.kernels.update.Update`."""
-    rule(
-        unwrap(list(params)),
-        unwrap(list(grads)),
-        [unwrap(list(state)) for state in states],
-        numbers,
-        factors=unwrap(factors),
-        **shared,
-    )
-    for changed in (*params, *(x for state in states for x in state)):
-        changed._bump_version()
+def step_numbers_(
+    rule: StepNumbers, counts: Sequence[Tensor], given: Sequence[int] | Buffer, found_inf: Tensor | None
+) -> Buffer:
+    """Moves counts on, and what an update reads during that step; see :class:`tinyflow.kernels.step_numbers.StepNumbers`."""
+    found = rule(unwrap(list(counts)), given, unwrap(found_inf))
+    for count in counts:
+        count._bump_version()
+    return found
 
 
 def scale_(tensors: Sequence[Tensor], factor: Tensor) -> None:

@@ -1,10 +1,13 @@
-"""The cells of recurrent layers. Where a gradient is to be differentiated again it is composed of elementwise operations."""
+"""The cells of recurrent layers. Where a gradient is to be differentiated again it is composed of elementwise operations.
+
+In an autocast region they run in half precision on a GPU; on the CPU, as torch's, in the wider dtype of gates and state.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from tinyflow.autocast_mode import FULL
+from tinyflow.autocast_mode import half_on_gpu_else_widest
 from tinyflow.autograd.grad_mode import is_grad_enabled
 from tinyflow.kernels import recurrent as kernels
 from tinyflow.ops.define import Op, define
@@ -33,9 +36,7 @@ def _lstm_slopes(g_h: Any, g_c_out: Any, gates: Any, c: Any, active: Any, c_out:
     return cat(slopes, 1), dc * f
 
 
-_lstm_cell: Op = define(
-    kernels.lstm_cell, autocast=FULL, outputs=("h", "c_out", "active"), joint={("gates", "c"): _lstm_slopes}
-)
+_lstm_cell: Op = define(kernels.lstm_cell, outputs=("h", "c_out", "active"), joint={("gates", "c"): _lstm_slopes})
 
 
 def _gru_slopes(g: Any, input_gates: Any, hidden_gates: Any, h: Any, active: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -52,7 +53,6 @@ def _gru_slopes(g: Any, input_gates: Any, hidden_gates: Any, h: Any, active: Any
 
 _gru_cell: Op = define(
     kernels.gru_cell,
-    autocast=FULL,
     outputs=("y", "active"),
     joint={("input_gates", "hidden_gates", "h"): _gru_slopes},
 )
@@ -60,10 +60,10 @@ _gru_cell: Op = define(
 
 def lstm_cell(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     """The next output and state of an LSTM from its gates (N, 4 H) and state (N, H): see the kernel of that name."""
-    h, c_out, _ = _lstm_cell(gates, c)
+    h, c_out, _ = _lstm_cell(*half_on_gpu_else_widest(gates, c))
     return h, c_out
 
 
 def gru_cell(input_gates: Tensor, hidden_gates: Tensor, h: Tensor) -> Tensor:
     """The next state of a GRU from both kinds of gates (N, 3 H) and its state (N, H): see the kernel of that name."""
-    return _gru_cell(input_gates, hidden_gates, h)[0]
+    return _gru_cell(*half_on_gpu_else_widest(input_gates, hidden_gates, h))[0]

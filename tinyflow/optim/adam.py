@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from tinyflow.kernels import update_rules
-from tinyflow.kernels.update import Update
+from tinyflow.kernels import step_numbers, update_rules
+from tinyflow.kernels.optimizer import Update
+from tinyflow.kernels.step_numbers import StepNumbers
 from tinyflow.optim.optimizer import Group
 from tinyflow.optim.rule import RuleOptimizer, check_from_zero, settings
 from tinyflow.tensor import Tensor
@@ -32,6 +33,8 @@ class Adam(RuleOptimizer):
         ValueError: for settings out of range.
         NotImplementedError: for ``differentiable=True``.
     """
+
+    fixed = ("maximize", "amsgrad")
 
     def __init__(
         self,
@@ -67,6 +70,9 @@ class Adam(RuleOptimizer):
 
     def _states(self, group: Group) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq", "max_exp_avg_sq") if group["amsgrad"] else ("exp_avg", "exp_avg_sq")
+
+    def _on_device(self, group: Group) -> tuple[StepNumbers, Sequence[float]]:
+        return step_numbers.adam, (float(group["lr"]), *group["betas"], group["eps"])
 
     def _rule(self, group: Group) -> Update:
         return update_rules.amsgrad if group["amsgrad"] else update_rules.adam
@@ -154,6 +160,9 @@ class NAdam(RuleOptimizer):
         )
         super().__init__(params, defaults)
 
+    def _on_device(self, group: Group) -> tuple[StepNumbers, Sequence[float]]:
+        return step_numbers.nadam, (float(group["lr"]), *group["betas"], group["eps"], group["momentum_decay"])
+
     def _rule(self, group: Group) -> Update:
         return update_rules.nadam
 
@@ -209,6 +218,9 @@ class RAdam(RuleOptimizer):
         )
         super().__init__(params, defaults)
 
+    def _on_device(self, group: Group) -> tuple[StepNumbers, Sequence[float]]:
+        return step_numbers.radam, (float(group["lr"]), *group["betas"], group["eps"])
+
     def _rule(self, group: Group) -> Update:
         return update_rules.radam
 
@@ -257,6 +269,9 @@ class Adamax(RuleOptimizer):
             capturable=capturable,
         )
         super().__init__(params, defaults)
+
+    def _on_device(self, group: Group) -> tuple[StepNumbers, Sequence[float]]:
+        return step_numbers.adamax, (float(group["lr"]), *group["betas"], group["eps"])
 
     def _rule(self, group: Group) -> Update:
         return update_rules.adamax

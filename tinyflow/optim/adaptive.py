@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from tinyflow.kernels import update_rules
-from tinyflow.kernels.update import Update
+from tinyflow.kernels import step_numbers, update_rules
+from tinyflow.kernels.optimizer import Update
+from tinyflow.kernels.step_numbers import StepNumbers
 from tinyflow.ops.creation import full_like, zeros_like
 from tinyflow.optim.optimizer import Group
 from tinyflow.optim.rule import RuleOptimizer, check_from_zero, settings
@@ -62,6 +63,9 @@ class Adagrad(RuleOptimizer):
 
     def _begin(self, group: Group, name: str, param: Tensor) -> Tensor:
         return full_like(param, group["initial_accumulator_value"])
+
+    def _on_device(self, group: Group) -> tuple[StepNumbers, Sequence[float]]:
+        return step_numbers.adagrad, (float(group["lr"]), group["lr_decay"], group["eps"])
 
     def _rule(self, group: Group) -> Update:
         return update_rules.adagrad
@@ -150,6 +154,13 @@ class RMSprop(RuleOptimizer):
             differentiable=differentiable,
         )
         super().__init__(params, defaults)
+
+    def _fixed(self, group: Group) -> dict[str, Any]:
+        return {
+            **super()._fixed(group),
+            "centered": group["centered"],
+            "whether momentum is above 0": group["momentum"] > 0,
+        }
 
     def _states(self, group: Group) -> tuple[str, ...]:
         centred = ("grad_avg",) if group["centered"] else ()
@@ -271,6 +282,9 @@ class ASGD(RuleOptimizer):
 
     def _decays(self, group: Group, counts: tuple[float, ...]) -> tuple[float, float]:
         return group["weight_decay"], 1 - group["lambd"] * counts[1]
+
+    def _on_device(self, group: Group) -> tuple[StepNumbers, Sequence[float]]:
+        return step_numbers.asgd, (float(group["lr"]), group["lambd"], group["alpha"], group["t0"])
 
     def _rule(self, group: Group) -> Update:
         return update_rules.asgd

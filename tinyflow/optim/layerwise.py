@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from tinyflow.kernels import update_rules
-from tinyflow.kernels.update import Update
+from tinyflow.kernels import step_numbers, update_rules
+from tinyflow.kernels.optimizer import Update
+from tinyflow.kernels.step_numbers import StepNumbers
 from tinyflow.ops.arithmetic import where
 from tinyflow.ops.creation import empty_like
 from tinyflow.ops.optimizer import tensor_norms
@@ -54,14 +55,17 @@ class LAMB(RuleOptimizer):
         step = counts[0]
         return beta1, beta2, group["eps"], 1 - beta1**step, 1 - beta2**step, group["weight_decay"]
 
+    def _on_device(self, group: Group) -> tuple[StepNumbers, Sequence[float]]:
+        return step_numbers.lamb, (*group["betas"], group["eps"], group["weight_decay"])
+
     def _rule(self, group: Group) -> Update:
         return update_rules.lamb_direction
 
-    def _launch(self, group: Group, params: list[Tensor], settled: Settled) -> None:
+    def _launch(self, group: Group, params: list[Tensor], told: Settled) -> None:
         directions = [empty_like(p) for p in params]
-        self._apply(group, params, settled, [directions])
+        self._apply(group, params, told, [directions])
         norms, lengths = tensor_norms(params), tensor_norms(directions)
-        descend(group, params, directions, where((norms > 0) & (lengths > 0), norms / lengths, 1))
+        descend(group, params, directions, where((norms > 0) & (lengths > 0), norms / lengths, 1), told.found_inf)
 
 
 class LARS(RuleOptimizer):
@@ -81,6 +85,7 @@ class LARS(RuleOptimizer):
     """
 
     states = ("momentum_buffer",)
+    fixed = ("maximize", "nesterov", "trust_coefficient", "weight_decay", "eps")  # the latter are in the factors
 
     def __init__(
         self,
@@ -119,7 +124,7 @@ class LARS(RuleOptimizer):
     def _numbers(self, group: Group, counts: tuple[float, ...]) -> Sequence[float]:
         return float(group["lr"]), group["momentum"], group["dampening"]
 
-    def _launch(self, group: Group, params: list[Tensor], settled: Settled) -> None:
+    def _launch(self, group: Group, params: list[Tensor], told: Settled) -> None:
         norms, slopes = tensor_norms(params), tensor_norms([p.grad for p in params if p.grad is not None])
         trust = group["trust_coefficient"] * norms / (slopes + group["weight_decay"] * norms + group["eps"])
-        self._apply(group, params, settled, factors=where((norms > 0) & (slopes > 0), trust, 1))
+        self._apply(group, params, told, factors=where((norms > 0) & (slopes > 0), trust, 1))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tinyflow.kernels import memory, update_rules
-from tinyflow.kernels.update import Update
+from tinyflow.kernels.optimizer import Update
 from tinyflow.ops.creation import empty_like
 from tinyflow.ops.matmul import baddbmm, bmm
 from tinyflow.ops.shape import matrix_transpose, stack, unbind
@@ -41,6 +41,7 @@ class Muon(RuleOptimizer):
     """
 
     states = ("momentum_buffer",)
+    fixed = ("nesterov", "ns_coefficients", "ns_steps", "eps", "adjust_lr_fn")
 
     def __init__(
         self,
@@ -94,12 +95,12 @@ class Muon(RuleOptimizer):
     def _numbers(self, group: Group, counts: tuple[float, ...]) -> Sequence[float]:
         return (group["momentum"],)
 
-    def _launch(self, group: Group, params: list[Tensor], settled: Settled) -> None:
+    def _launch(self, group: Group, params: list[Tensor], told: Settled) -> None:
         directions = [empty_like(p) for p in params]
-        self._apply(group, params, settled, [directions])
+        self._apply(group, params, told, [directions])
         ratios = [_ratio(group["adjust_lr_fn"], *p.shape) for p in params]
         factors = Tensor(memory.upload(np.array(ratios, np.float64), params[0].device))
-        descend(group, params, _orthogonalised(group, directions), factors, decoupled=True)
+        descend(group, params, _orthogonalised(group, directions), factors, told.found_inf, decoupled=True)
 
 
 def _ratio(name: str | None, rows: int, columns: int) -> float:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from tinyflow.autograd.grad_mode import no_grad
+from tinyflow.kernels import update_rules
+from tinyflow.kernels.optimizer import Update
 from tinyflow.ops.creation import empty_like, zeros_like
-from tinyflow.ops.optimizer import settings_bits, sgd_
-from tinyflow.optim.optimizer import Optimizer, loss_of
-from tinyflow.recording import active
+from tinyflow.optim.optimizer import Group
+from tinyflow.optim.rule import RuleOptimizer, settled
 from tinyflow.tensor import Tensor
 
-#: What a schedule may change from step to step, in the order of ``settings_bits``.
-_SETTINGS = ("lr", "momentum", "dampening", "weight_decay")
 
-
-class SGD(Optimizer):
+class SGD(RuleOptimizer):
     """For each parameter p with gradient g::
 
         g ← g + weight_decay · p
@@ -31,12 +28,15 @@ class SGD(Optimizer):
         foreach, fused: accepted; every step updates all parameters in few launches.
         differentiable: must be False.
 
+    A GradScaler's verdict on a step stays on the device, save for the first ones with dampening, until one is taken: what
+    momentum begins from depends on it.
+
     Raises:
         ValueError: for settings out of range, or Nesterov without momentum or with dampening.
         NotImplementedError: for ``differentiable=True``.
     """
 
-    skips_on_device = True
+    fixed = ("maximize", "nesterov")
 
     def __init__(
         self,
@@ -81,47 +81,36 @@ class SGD(Optimizer):
         }
         super().__init__(params, defaults)
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One update of every parameter that has a gradient; ``closure`` may compute loss and gradients first."""
-        loss = loss_of(closure)
-        with no_grad():
-            for group in self.param_groups:
-                params = [p for p in group["params"] if p.grad is not None]
-                if group["momentum"] == 0:
-                    self._update(group, params, None, first=True)
-                else:
-                    known = {id(p) for p in params if self.state[p].get("momentum_buffer") is not None}
-                    self._update_with_momentum(group, [p for p in params if id(p) not in known], first=True)
-                    self._update_with_momentum(group, [p for p in params if id(p) in known], first=False)
-        return loss
+    def _fixed(self, group: Group) -> dict[str, Any]:
+        return {**super()._fixed(group), "whether momentum is 0": group["momentum"] == 0}
 
-    def _update_with_momentum(self, group: dict[str, Any], params: list[Tensor], first: bool) -> None:
-        if first and self.found_inf is not None and group["dampening"] != 0:
-            # the buffer of a step that is left out would start from zero, where the first step takes the whole gradient
-            params = [p for p in params if not self.found_inf[p.device].item()]
-        if first:
-            make = empty_like if self.found_inf is None else zeros_like
+    def _states(self, group: Group) -> tuple[str, ...]:
+        return ("momentum_buffer",) if group["momentum"] != 0 else ()
+
+    def _counts(self, group: Group, param: Tensor) -> tuple[Any, ...]:
+        """Steps are not counted: parameters differ in whether there is momentum already."""
+        return (group["momentum"] == 0 or self.state[param].get("momentum_buffer") is not None,)
+
+    def _numbers(self, group: Group, counts: tuple[float, ...]) -> Sequence[float]:
+        return float(group["lr"]), float(group["momentum"]), float(group["dampening"])
+
+    def _update(self, group: Group, params: list[Tensor], counts: tuple[Any, ...]) -> None:
+        begins, found_inf = not counts[0], self._found_inf_for(params)
+        if begins:
+            self._check_may_begin()
+            if found_inf is not None and group["dampening"] != 0 and found_inf.item():
+                return
+            # if it may be left out yet, the next step begins as well: from zeros, which dampening would not allow
+            begins = found_inf is None or group["dampening"] != 0
             for p in params:
-                self.state[p]["momentum_buffer"] = make(p)
-        self._update(group, params, [self.state[p]["momentum_buffer"] for p in params], first)
+                self.state[p]["momentum_buffer"] = empty_like(p) if begins else zeros_like(p)
+        told = settled(lambda: (*self._decays(group, ()), self._numbers(group, ())), found_inf)
+        self._apply(group, params, told, rule=_rule(group["momentum"] != 0, group["nesterov"], begins))
 
-    def _update(self, group: dict[str, Any], params: list[Tensor], buffers: list[Tensor] | None, first: bool) -> None:
-        options: dict[str, Any] = {name: group[name] for name in ("nesterov", "maximize")}
-        options |= {name: float(group[name]) for name in _SETTINGS}
-        recording = active.recording
-        if recording is not None:  # each replay reads the group again
-            options["settings"] = recording.words(lambda: settings_bits(*(float(group[name]) for name in _SETTINGS)))
-        grads = [p.grad for p in params if p.grad is not None]
-        if self.found_inf is None:
-            sgd_(params, grads, buffers, first=first, **options)
-            return
-        for device, found_inf in self.found_inf.items():
-            here = [k for k, p in enumerate(params) if p.device == device]
-            sgd_(
-                [params[k] for k in here],
-                [grads[k] for k in here],
-                None if buffers is None else [buffers[k] for k in here],
-                first=first,
-                found_inf=found_inf,
-                **options,
-            )
+
+def _rule(momentum: bool, nesterov: bool, begins: bool) -> Update:
+    if not momentum:
+        return update_rules.descend
+    if nesterov:
+        return update_rules.nesterov_begins if begins else update_rules.nesterov
+    return update_rules.momentum_begins if begins else update_rules.momentum
