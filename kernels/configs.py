@@ -117,13 +117,16 @@ class Configs:
 
     ``shipped`` are all that a GPU may get; ``choose`` picks one of them from the problem; ``interpreter`` makes one for
     the CPU interpreter, whose cost is per program and not per element. Both take the same keyword arguments. Where the
-    GPU has a measured table, that goes before ``choose``; a table's entry counts only if it is one of ``shipped``.
+    GPU has a measured table, that goes before ``choose``; a table's entry counts only if it ships.
+
+    ``instead`` has what ships for a major compute capability in place of ``shipped``, where compilers ask for it.
     """
 
     kernel: str
     shipped: Sequence[Config]
     choose: Callable[..., Config]
     interpreter: Callable[..., Config]
+    instead: Mapping[int, Sequence[Config]] = field(default_factory=dict)
     _forced: Config | None = field(default=None, init=False)
     _tables: dict[str, _Table] = field(default_factory=dict, init=False)  # by the GPU's name
     kept: dict[Any, Any] = field(default_factory=dict, init=False)  # what launchers worked out, see settled
@@ -140,6 +143,10 @@ class Configs:
                 observer(self, problem_class(dtype, problem))
         config, source = self._chosen(dtype, problem)
         return dataclasses.replace(config, source=source) if LOGGING else config
+
+    def shipped_for(self, capability: tuple[int, int]) -> Sequence[Config]:
+        """All that a GPU of this compute capability may get."""
+        return self.instead.get(capability[0], self.shipped)
 
     @property
     def settled(self) -> bool:
@@ -166,7 +173,8 @@ class Configs:
         if table is None:
             entries = tuned.load(gpu).get(self.kernel, {})
             measured = {p: Config(e["blocks"], e["num_warps"], e["num_stages"]) for p, e in entries.items()}
-            table = self._tables[gpu] = _Table({p: c for p, c in measured.items() if c in self.shipped})
+            ships = [*self.shipped, *(config for configs in self.instead.values() for config in configs)]
+            table = self._tables[gpu] = _Table({p: c for p, c in measured.items() if c in ships})
         return table
 
     def forget_tables(self) -> None:

@@ -17,6 +17,9 @@ from tinyflow.kernels import memory
 
 Capability = tuple[int, int]
 
+#: The major compute capability whose products are summed in tensor memory, 128 lanes of 512 columns: data-center Blackwell.
+TENSOR_MEMORY = 10
+
 
 class _Assumed(threading.local):
     def __init__(self) -> None:
@@ -30,6 +33,11 @@ _assumed = _Assumed()
 def capability(device: memory.device) -> Capability:
     """The (major, minor) compute capability of an NVIDIA GPU; (0, 0) elsewhere."""
     return _assumed.capability or memory.compute_capability(device)
+
+
+def tensor_memory(device: memory.device) -> bool:
+    """Whether a product is summed in a memory of its own (compute capability 10), not in registers."""
+    return capability(device)[0] == TENSOR_MEMORY
 
 
 def multiprocessors(device: memory.device) -> int:

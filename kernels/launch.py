@@ -57,6 +57,8 @@ class Launch(NamedTuple):
     constexprs: dict[str, Any]
     cost: Cost
     device: memory.device
+    grid: tuple[int, ...]
+    config: Config
 
 
 #: Told of each launch before it is made; what it returns, if anything, is called once the launch was made.
@@ -159,7 +161,7 @@ def launch_prepared(
         return
     done: Sequence[Callable[[], None] | None] = ()
     if _state.observers:
-        launched = Launch(kernel, args, constexprs, cost, device)
+        launched = Launch(kernel, args, constexprs, cost, device, grid, config)
         done = [observer(launched) for observer in _state.observers]
     path = META
     if device == memory.META:

@@ -105,12 +105,16 @@ def _matmul_kernel(
 
 
 @triton.jit
-def _sum_partials_kernel(out_ptr, partial_ptr, SIZE, COUNT, INDEX: tl.constexpr, BLOCK: tl.constexpr):
+def _sum_partials_kernel(
+    out_ptr, partial_ptr, SIZE, COUNT, INDEX: tl.constexpr, PARTS: tl.constexpr, BLOCK: tl.constexpr
+):
     i = tl.program_id(0).to(INDEX) * BLOCK + tl.arange(0, BLOCK).to(INDEX)
-    acc = tl.zeros((BLOCK,), dtype=partial_ptr.dtype.element_ty)
-    for part in range(COUNT):
-        acc += tl.load(partial_ptr + (tl.cast(part, INDEX) * SIZE + i), mask=i < SIZE, other=0)
-    tl.store(out_ptr + i, acc.to(out_ptr.dtype.element_ty), mask=i < SIZE)
+    part = tl.arange(0, PARTS).to(INDEX)
+    acc = tl.zeros((PARTS, BLOCK), dtype=partial_ptr.dtype.element_ty)
+    for first in range(0, COUNT, PARTS):
+        mask = (first + part < COUNT)[:, None] & (i < SIZE)[None, :]
+        acc += tl.load(partial_ptr + ((first + part) * SIZE)[:, None] + i[None, :], mask=mask, other=0)
+    tl.store(out_ptr + i, tl.sum(acc, axis=0).to(out_ptr.dtype.element_ty), mask=i < SIZE)
 
 
 def _tile(m: int, n: int, k: int, split: int = 1, warps: int = 4, stages: int = 3) -> Config:
@@ -166,14 +170,25 @@ def _interpreter_integer(m: int, n: int, k: int, batch: int, itemsize: int) -> C
 
 integer_matmul_configs = Configs("_matmul_kernel on integers", (_INTEGER,), lambda **_: _INTEGER, _interpreter_integer)
 
-_SUM = Config({"BLOCK": 1024})
+#: Many parts are a chain of loads unless several are on their way at a time.
+_SUM_FEW, _SUM_MANY = Config({"PARTS": 4, "BLOCK": 512}), Config({"PARTS": 32, "BLOCK": 128})
+
+
+def _interpreter_sum(size: int, count: int) -> Config:
+    parts = block(count, 64)
+    return Config({"PARTS": parts, "BLOCK": block(size, MAX_BLOCK // parts)})
+
+
 sum_partials_configs = Configs(
-    "_sum_partials_kernel", (_SUM,), choose=lambda size: _SUM, interpreter=lambda size: Config({"BLOCK": block(size)})
+    "_sum_partials_kernel",
+    (_SUM_FEW, _SUM_MANY),
+    lambda size, count: _SUM_MANY if count > 16 else _SUM_FEW,
+    _interpreter_sum,
 )
 
 
 def sum_partials(partials: Buffer, out: Buffer) -> Buffer:
-    """``out = partials.sum(0)`` in the order of the first dimension, cast to ``out``'s dtype.
+    """``out = partials.sum(0)`` in an order that depends on the shape alone, cast to ``out``'s dtype.
 
     Args:
         partials: (count, \\*shape), each part dense as ``out`` is, in the accumulation dtype.
@@ -182,7 +197,7 @@ def sum_partials(partials: Buffer, out: Buffer) -> Buffer:
     FLOPs: (count − 1)·numel. Bytes: each partial read and ``out`` written once.
     """
     size, count = out.numel(), partials.shape[0]
-    config = sum_partials_configs(out.dtype, size=size)
+    config = sum_partials_configs(out.dtype, size=size, count=count)
     launch(
         _sum_partials_kernel,
         (cdiv(size, config.blocks["BLOCK"]),),
@@ -321,3 +336,9 @@ def matmul(a: Buffer, b: Buffer, bias: Buffer | None = None, allow_tf32: bool | 
         DIMS=len(batch_sizes),
     )
     return out if split == 1 else sum_partials(target, out)
+
+
+def linear(x: Buffer, weight: Buffer, bias: Buffer | None = None) -> Buffer:
+    """``x @ weight.T + bias`` by :func:`matmul`, for weight (N, K) of any strides."""
+    (n, k), (stride_n, stride_k) = weight.shape, weight.stride()
+    return matmul(x, memory.as_strided(weight, (k, n), (stride_k, stride_n)), bias)

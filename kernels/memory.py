@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import itertools
+import math
 import threading
 import time
 import weakref
@@ -443,6 +444,26 @@ def records_graphs(d: device) -> bool:
     return d.type == "cuda"
 
 
+#: Bytes that a graph keeps for its constants, and where each begins.
+_CONSTANTS, _CONSTANT_ALIGNMENT = 4 << 20, 256
+
+
+class Arena:
+    """A piece of memory that is handed out part by part."""
+
+    def __init__(self, whole: Buffer) -> None:
+        self._whole, self._used = whole, 0
+
+    def take(self, shape: Sequence[int], dtype: dtype) -> Buffer | None:
+        """The next part; None where no such part is left."""
+        size = math.prod(shape) * dtype.itemsize
+        start = -(-self._used // _CONSTANT_ALIGNMENT) * _CONSTANT_ALIGNMENT
+        if start + size > self._whole.numel():
+            return None
+        self._used = start + size
+        return reinterpret(as_strided(self._whole, (size,), (1,), start), dtype).view(tuple(shape))
+
+
 class Graph:
     """Work on one GPU that is recorded once and then launched as a whole, with a memory pool of its own."""
 
@@ -451,6 +472,8 @@ class Graph:
         self._graph = torch.cuda.CUDAGraph()
         self._stream, self._outside = torch.cuda.Stream(d), torch.cuda.Stream(d)
         self._constants: list[tuple[Buffer, np.ndarray]] = []
+        with torch.cuda.stream(self._outside):  # not from the graph's pool, whose memory serves one use after another
+            self._arena = Arena(torch.empty(_CONSTANTS, dtype=torch.uint8, device=d))
 
     def warm_up(self, run: Callable[[], None]) -> None:
         """Runs the work on the stream that will record it, between what came before and what comes after."""
@@ -475,9 +498,16 @@ class Graph:
             upload_into(place, array)
 
     def constant(self, array: np.ndarray) -> Buffer:
-        """Memory that recorded work reads, and that holds the array's elements from the end of the recording on."""
-        with torch.cuda.stream(self._outside):  # not from the graph's pool, whose memory serves one use after another
-            place = empty(array.shape, from_numpy(array).dtype, self._device)
+        """Memory that recorded work reads, and that holds the array's elements from the end of the recording on.
+
+        It was taken before: while a thread records, CUDA refuses to allocate for another stream.
+        """
+        place = self._arena.take(array.shape, from_numpy(array).dtype)
+        if place is None:
+            raise RuntimeError(
+                f"capture: the numbers that a step brings from the host may take {_CONSTANTS >> 20} MiB in all, and an "
+                f"array of shape {array.shape} is more; make it a Tensor before the step"
+            )
         self._constants.append((place, array))
         return place
 

@@ -95,7 +95,8 @@ def problems(calls: Sequence[Call], device: memory.device, kernel: str | None = 
     for call in calls:
 
         def note(configs: Configs, problem: str, call: Call = call) -> None:
-            if len(configs.shipped) > 1 and kernel in (None, configs.kernel):
+            several = len(configs.shipped_for(hardware.capability(device))) > 1
+            if several and kernel in (None, configs.kernel):
                 found.setdefault((configs.kernel, problem), Problem(configs, problem, call))
 
         like_the_device = hardware.assumed(hardware.capability(device), hardware.multiprocessors(device))
@@ -231,16 +232,17 @@ def _rms(x: np.ndarray) -> float:
     return math.sqrt(float(np.square(x).mean()))
 
 
-def candidates(configs: Configs) -> list[Config]:
-    """All that a table may hold: what ships, and so was compiled for every GPU and run on ragged shapes."""
-    return list(configs.shipped)
+def candidates(configs: Configs, capability: hardware.Capability = (0, 0)) -> list[Config]:
+    """All that a GPU's table may hold: what ships, and so was compiled for its kind and run on ragged shapes."""
+    return list(configs.shipped_for(capability))
 
 
 def search(problem: Problem, device: memory.device, rounds: int = 20) -> list[Trial]:
     """Tries every candidate on a problem, the fastest first and the wrong ones last."""
     call = with_numbers(problem.call, device)
     expected = reference(call)
-    trials = [_try(problem.configs, call, config, expected, device, rounds) for config in candidates(problem.configs)]
+    tried = candidates(problem.configs, hardware.capability(device))
+    trials = [_try(problem.configs, call, config, expected, device, rounds) for config in tried]
     return sorted(trials, key=lambda t: math.inf if t.seconds is None else t.seconds)
 
 

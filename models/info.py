@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import platform
 import sys
@@ -72,6 +73,8 @@ def count(config: Info) -> list[Layer]:
     try:
         with fusion.fused(config.fused), _ceilings(config).assumed():
             return _count(config)
+    except InputError:
+        raise
     except (ValueError, RuntimeError) as error:
         size = f"{config.batch_size} images of {config.image_size}×{config.image_size}"
         raise InputError(f"{config.model} does not take {size}: {one_line(error)}") from None
@@ -83,7 +86,7 @@ def _count(config: Info) -> list[Layer]:
     dtype = getattr(tinyflow, config.dtype)
     model = build(config.model, config.classes).to(dtype).train(config.train)
     images = tinyflow.empty((config.batch_size, 3, config.image_size, config.image_size), dtype=dtype)
-    watched = _stands_alone if config.fused else lambda module: True
+    watched = functools.partial(_stands_alone, train=config.train) if config.fused else lambda module: True
     if not config.train:
         return profiler.summarise(model, images, watched=watched)
     labels = tinyflow.empty((config.batch_size,), dtype=tinyflow.int64)
@@ -91,16 +94,18 @@ def _count(config: Info) -> list[Layer]:
     return profiler.summarise(model, images, lambda y: nn.functional.cross_entropy(y, labels), optimizer, watched)
 
 
-def _stands_alone(module: nn.Module) -> bool:
-    """True for what is never fused with its neighbours."""
-    return not isinstance(module, (nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d, nn.Sequential))
+def _stands_alone(module: nn.Module, train: bool) -> bool:
+    """True for what is not fused with its neighbours."""
+    fused: list[type[nn.Module]] = [nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d]
+    fused += [nn.AdaptiveAvgPool2d] if train else []
+    return not isinstance(module, (*fused, nn.Sequential))
 
 
 @dataclass(frozen=True)
 class Row:
     """What is shown of a layer; a multiplication and an addition are two FLOPs, ``bytes`` the least that it must move.
 
-    Times in ms are the least that a GPU takes, None where its rate is not known.
+    Times in ms are the least that a GPU takes; for bytes alone where its rate of products is not known.
     """
 
     name: str
@@ -111,7 +116,7 @@ class Row:
     bytes: int
     backward_flops: int
     backward_bytes: int
-    floor: float | None
+    floor: float
 
 
 def _rows(layers: Sequence[Layer], gpu: Ceilings, dtype: str) -> list[Row]:
@@ -131,10 +136,12 @@ def _ceilings(config: Info) -> Ceilings:
     return known[name]
 
 
-def _milliseconds(layers: Sequence[Layer], gpu: Ceilings, dtype: str) -> float | None:
+def _milliseconds(layers: Sequence[Layer], gpu: Ceilings, dtype: str) -> float:
+    """The least time of all launches; by their bytes alone where no rate of the dtype's products was measured."""
+    records = [record for layer in layers for record in layer.forward + layer.backward]
     if dtype not in gpu.flops:
-        return None
-    return sum(gpu.floor(layer.forward + layer.backward, dtype) for layer in layers) * 1e3
+        return profiler.total(records).bytes / gpu.bandwidth * 1e3
+    return gpu.floor(records, dtype) * 1e3
 
 
 def _floor(layers: Sequence[Layer], gpu: Ceilings, config: Info) -> dict[str, Any]:
@@ -143,7 +150,7 @@ def _floor(layers: Sequence[Layer], gpu: Ceilings, config: Info) -> dict[str, An
     return {
         "device": gpu.device,
         "ms": time,
-        "images_per_second": None if time is None else config.batch_size / time * 1e3,
+        "images_per_second": config.batch_size / time * 1e3,
         "flops_per_second": gpu.flops.get(config.dtype),
         "bytes_per_second": gpu.bandwidth,
         "source": gpu.source,
@@ -151,11 +158,9 @@ def _floor(layers: Sequence[Layer], gpu: Ceilings, config: Info) -> dict[str, An
 
 
 def _floor_line(layers: Sequence[Layer], gpu: Ceilings, config: Info) -> str:
-    time = _milliseconds(layers, gpu, config.dtype)
-    if time is None:
-        known = next(iter(gpu.flops))
-        return f"least time on {gpu.device}: no rate of {config.dtype} was measured; try --dtype {known}"
-    rates = f"{gpu.flops[config.dtype] / 1e12:.0f} TFLOP/s, {gpu.bandwidth / 1e12:.1f} TB/s"
+    time, rate = _milliseconds(layers, gpu, config.dtype), gpu.flops.get(config.dtype)
+    products = f"no rate of {config.dtype} products" if rate is None else f"{rate / 1e12:.0f} TFLOP/s"
+    rates = f"{products}, {gpu.bandwidth / 1e12:.1f} TB/s"
     return f"least time on {gpu.device} ({rates}): {time:.2f} ms, {config.batch_size / time * 1e3:,.0f} images/s"
 
 
@@ -182,13 +187,10 @@ def _layer_table(layers: Sequence[Layer], gpu: Ceilings, config: Info) -> Table:
     for heading, field in columns.items():
         total = sum(getattr(row, field) for row in rows)
         table.add_column(heading, short(total), justify="right", no_wrap=True)
-    timed = config.dtype in gpu.flops
-    if timed:
-        table.add_column("ms", f"{sum(row.floor or 0 for row in rows):.2f}", justify="right", no_wrap=True)
+    table.add_column("ms", f"{sum(row.floor for row in rows):.2f}", justify="right", no_wrap=True)
     for row in rows:
         numbers = [short(n) if n else "" for n in (getattr(row, field) for field in columns.values())]
-        times = [f"{row.floor:.3f}"] if timed else []
-        table.add_row(row.name, row.kind, _times(row.output), *numbers, *times)
+        table.add_row(row.name, row.kind, _times(row.output), *numbers, f"{row.floor:.3f}")
     return table
 
 

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import tinyflow
 from tinyflow import nn
 from tinyflow.models import weights as published
 from tinyflow.nn import fusion
@@ -38,10 +39,18 @@ def conv1x1(in_planes: int, out_planes: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(in_planes, out_planes, kernel_size=1, stride=stride, bias=False)
 
 
-def _fused_end(x: Tensor, conv: nn.Module, bn: nn.Module, shortcut: Tensor, downsample: nn.Module | None) -> Tensor:
-    if downsample is None:
-        return fusion.conv_bn_act(x, conv, bn, shortcut)
-    return fusion.conv_bn_joined(x, conv, bn, shortcut, downsample)
+def _fused_end(
+    x: Tensor, conv: nn.Module, bn: nn.Module, shortcut: Tensor, downsample: nn.Module | None, pool: nn.Module | None
+) -> Tensor:
+    if downsample is not None:
+        return _pooled(fusion.conv_bn_joined(x, conv, bn, shortcut, downsample), pool)
+    if pool is not None:
+        return fusion.conv_bn_relu_mean(x, conv, bn, shortcut, pool)
+    return fusion.conv_bn_act(x, conv, bn, shortcut)
+
+
+def _pooled(y: Tensor, pool: nn.Module | None) -> Tensor:
+    return y if pool is None else pool(y)
 
 
 class BasicBlock(nn.Module):
@@ -77,14 +86,15 @@ class BasicBlock(nn.Module):
     def last_norm(self) -> nn.Module:
         return self.bn2
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, pool: nn.Module | None = None) -> Tensor:
+        """The block's result; with ``pool`` what that makes of it, which may then be one operation."""
         if fusion.is_plain(self.relu):
             y, shortcut = fusion.conv_bn_relu_fork(x, self.conv1, self.bn1)
-            return _fused_end(y, self.conv2, self.bn2, shortcut, self.downsample)
+            return _fused_end(y, self.conv2, self.bn2, shortcut, self.downsample, pool)
         shortcut = x if self.downsample is None else self.downsample(x)
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
-        return self.relu(y + shortcut)
+        return _pooled(self.relu(y + shortcut), pool)
 
 
 class Bottleneck(nn.Module):
@@ -119,16 +129,17 @@ class Bottleneck(nn.Module):
     def last_norm(self) -> nn.Module:
         return self.bn3
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, pool: nn.Module | None = None) -> Tensor:
+        """The block's result; with ``pool`` what that makes of it, which may then be one operation."""
         if fusion.is_plain(self.relu):
             y, shortcut = fusion.conv_bn_relu_fork(x, self.conv1, self.bn1)
             y = fusion.conv_bn_act(y, self.conv2, self.bn2)
-            return _fused_end(y, self.conv3, self.bn3, shortcut, self.downsample)
+            return _fused_end(y, self.conv3, self.bn3, shortcut, self.downsample, pool)
         shortcut = x if self.downsample is None else self.downsample(x)
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.relu(self.bn2(self.conv2(y)))
         y = self.bn3(self.conv3(y))
-        return self.relu(y + shortcut)
+        return _pooled(self.relu(y + shortcut), pool)
 
 
 class ResNet(nn.Module):
@@ -214,8 +225,21 @@ class ResNet(nn.Module):
             x = fusion.conv_bn_relu_pool(x, self.conv1, self.bn1, self.maxpool)
         else:
             x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return self.fc(self.avgpool(x).flatten(1))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        if not tinyflow.is_grad_enabled() or not self._last_map_is_for_pooling():
+            return fusion.mean_linear(self.layer4(x), self.avgpool, self.fc)
+        *blocks, last = self.layer4
+        for block in blocks:
+            x = block(x)
+        return self.fc(last(x, self.avgpool).flatten(1))
+
+    def _last_map_is_for_pooling(self) -> bool:
+        """True if nobody but ``avgpool`` gets to see the last block's map, and that takes its mean."""
+        features = self.layer4
+        if type(features) is not nn.Sequential or fusion.has_hooks(features) or not fusion.takes_mean(self.avgpool):
+            return False
+        last = features[-1] if len(features) else features
+        return type(last) in (BasicBlock, Bottleneck) and not fusion.has_hooks(last)
 
 
 def _resnet(

@@ -51,6 +51,8 @@ def calls_of_a_step(config: Tune) -> list[Call]:
             with tinyflow.inference_mode():
                 model.eval()(images)
         return calls
+    except InputError:
+        raise
     except (ValueError, RuntimeError) as error:
         size = f"{config.batch_size} images of {config.image_size}×{config.image_size}"
         raise InputError(f"{config.shapes} does not train on {size}: {one_line(error)}") from None
@@ -60,6 +62,7 @@ def calls_of_a_step(config: Tune) -> list[Call]:
 
 def _tune(found: Sequence[Problem], device: tinyflow.device, config: Tune) -> int:
     path = config.out or tuning.table_of(device)
+    path.parent.mkdir(parents=True, exist_ok=True)  # before anything is searched
     name = profiler.device_name(device)
     versions = {"tinyflow": tinyflow.__version__, **{package: metadata.version(package) for package in _PACKAGES}}
     table = _table(path, name) if config.resume else {}

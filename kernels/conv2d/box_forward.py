@@ -36,32 +36,12 @@ from tinyflow.kernels.conv2d.boxes import (
     whole_channels,
 )
 from tinyflow.kernels.conv2d.geometry import Geometry, Pair
+from tinyflow.kernels.conv2d.row_forward import ROW_CONFIGS, row_conv2d
+from tinyflow.kernels.conv2d.rows import rows_suit, walks_rows
+from tinyflow.kernels.conv2d.statistics import merge_tile
 from tinyflow.kernels.launch import Config, Configs, Cost, cdiv, launch, nbytes
 from tinyflow.kernels.memory import Buffer
 from tinyflow.kernels.strides import Shape
-
-
-@triton.jit
-def merge_tile(
-    count, mean, squares, y, n, p, q, N, P, Q, TN: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr, WHOLE: tl.constexpr
-):
-    """Statistics of each row with those of a tile ``y`` of rows by pixels; pixels outside the images do not count."""
-    images = tl.minimum(N - n, TN)
-    rows = tl.minimum(P - p, TH)
-    columns = tl.minimum(Q - q, TW)
-    added = (images * rows * columns).to(tl.float32)
-    total = count + added
-    if WHOLE:
-        tile_mean = tl.sum(y.to(tl.float32), axis=1) / added
-        deviation = y.to(tl.float32) - tile_mean[:, None]
-    else:
-        pixel = tl.arange(0, TN * TH * TW)
-        inside = (pixel // (TH * TW) < images) & (pixel // TW % TH < rows) & (pixel % TW < columns)
-        tile_mean = tl.sum(tl.where(inside[None, :], y.to(tl.float32), 0.0), axis=1) / added
-        deviation = tl.where(inside[None, :], y.to(tl.float32) - tile_mean[:, None], 0.0)
-    delta = tile_mean - mean
-    squares += tl.sum(deviation * deviation, axis=1) + delta * delta * (count * added / total)
-    return total, mean + delta * (added / total), squares
 
 
 @triton.jit
@@ -161,20 +141,41 @@ _SHIPPED = (
 )
 
 
+#: Of 128 pixels where sums are in tensor memory: an epilogue has a whole tile in registers at once, and 256 pixels spill.
+#: Four warps hold its 128 lanes, one channel each. Of eight, two share a channel, and where its pixels are summed and the
+#: tile is stored as well, Triton 3.6 to 3.9 go back and forth between two layouts and give up.
+_BLACKWELL = (
+    boxed((2, 8, 8), 64, 64, warps=4, stages=4),
+    *(boxed(box, 128, 64, warps=4, stages=4) for box in ((8, 4, 4), (32, 2, 2), (128, 1, 1), (1, 1, 128))),
+    boxed((1, 1, 128), 64, 64, warps=4, stages=4),
+)
+
+
 def _choose(
-    images: int, height: int, width: int, k: int, c: int, stride: int, whole: int, multiprocessors: int
+    images: int,
+    height: int,
+    width: int,
+    k: int,
+    c: int,
+    stride: int,
+    whole: int,
+    multiprocessors: int,
+    tensor_memory: bool,
 ) -> Config:
-    fits = [config for config in _SHIPPED if stride == 1 or whole % config.blocks["BLOCK_C"] == 0]
+    ships = _BLACKWELL if tensor_memory else _SHIPPED
+    fits = [config for config in ships if stride == 1 or whole % config.blocks["BLOCK_C"] == 0]
     return quickest(fits, "BLOCK_K", images, height, width, k, multiprocessors)
 
 
-def _interpreter(
-    images: int, height: int, width: int, k: int, c: int, stride: int, whole: int, multiprocessors: int
-) -> Config:
+def _interpreter(images: int, height: int, width: int, k: int, c: int, stride: int, whole: int, **_: int) -> Config:
     return whole_boxes(images, height, width, k, c if stride == 1 else whole)
 
 
-box_conv2d_configs = Configs("_box_conv2d_kernel", _SHIPPED, _choose, _interpreter)
+_INSTEAD = {hardware.TENSOR_MEMORY: _BLACKWELL}
+box_conv2d_configs = Configs("_box_conv2d_kernel", _SHIPPED, _choose, _interpreter, _INSTEAD)
+
+#: Where rows would do as well, ``rows_suit``. Boxes are chosen; a measured table may say rows.
+narrow_conv2d_configs = Configs("_row_conv2d_kernel", (*ROW_CONFIGS, *_SHIPPED), _choose, _interpreter, _INSTEAD)
 
 
 class Shortcut(NamedTuple):
@@ -196,7 +197,7 @@ def box_conv2d(
     statistics: bool = False,
     shortcut: Shortcut | None = None,
 ) -> tuple[Buffer, Buffer | None]:
-    """A convolution by boxes, for the sizes that ``dispatch`` admits.
+    """A convolution by boxes, or by rows where a measured table says so, for the sizes that ``dispatch`` admits.
 
     Without statistics ``y = conv2d(x, weight) + bias + residual + shortcut``, then ReLU; with them bias, residual and
     shortcut are None, ``relu`` False.
@@ -226,7 +227,12 @@ def box_conv2d(
         residual = None if residual is None else in_a_row(residual)
         if shortcut is not None:
             shortcut = shortcut._replace(x=in_a_row(shortcut.x))
+    configs = narrow_conv2d_configs if rows_suit(found) and shortcut is None else box_conv2d_configs
+    config = chosen_config(configs, target, found.x_shape[1], found.stride[0], shortcut)
+    if walks_rows(config):
+        return y, row_conv2d(config, y, x, weight, bias, residual, relu, statistics, cost)
     rows = convolve_boxes(
+        config,
         target,
         found.x_shape,
         lambda config: image_boxes(x, config, "BLOCK_C", found.stride[0]),
@@ -248,7 +254,28 @@ def _is_pointwise(found: Geometry) -> bool:
     return found.kernel == found.stride == (1, 1) and found.padding == ((0, 0), (0, 0))
 
 
+def chosen_config(configs: Configs, y: Buffer, c: int, stride: int, shortcut: Shortcut | None = None) -> Config:
+    """The configuration for a result ``y`` (N, K, P, Q) of ``c`` channels."""
+    images, k, p, q = y.shape
+    short_stride = 1 if shortcut is None else shortcut.found.stride[0]
+    # tiles of channels end with the last one where rows and columns are strided
+    strided = [c] * (stride == 2) + ([shortcut.x.shape[1]] if shortcut is not None and short_stride == 2 else [])
+    return configs(
+        y.dtype,
+        images=images,
+        height=p,
+        width=q,
+        k=k,
+        c=c,
+        stride=max(stride, short_stride),
+        whole=min(map(whole_channels, strided or [c])),
+        multiprocessors=hardware.multiprocessors(y.device),
+        tensor_memory=hardware.tensor_memory(y.device),
+    )
+
+
 def convolve_boxes(
+    config: Config,
     y: Buffer,
     x_shape: Shape,
     x_boxes: Callable[[Config], TensorDescriptor],
@@ -267,6 +294,7 @@ def convolve_boxes(
     """Fills ``y``; the rows of statistics, if asked for.
 
     Args:
+        config: from :func:`chosen_config`.
         y: (N, K, P, Q) in channels-last memory.
         x_shape: (N, C, H, W).
         x_boxes: makes the boxes of x for a configuration.
@@ -275,20 +303,6 @@ def convolve_boxes(
     """
     images, k, p, q = y.shape
     _, c, h, w = x_shape
-    short_stride = 1 if shortcut is None else shortcut.found.stride[0]
-    # tiles of channels end with the last one where rows and columns are strided
-    strided = [c] * (stride == 2) + ([shortcut.x.shape[1]] if shortcut is not None and short_stride == 2 else [])
-    config = box_conv2d_configs(
-        y.dtype,
-        images=images,
-        height=p,
-        width=q,
-        k=k,
-        c=c,
-        stride=max(stride, short_stride),
-        whole=min(map(whole_channels, strided or [c])),
-        multiprocessors=hardware.multiprocessors(y.device),
-    )
     tile = tile_of(config, "BLOCK_K")
     programs = streams(config, "BLOCK_K", k, tile.count(images, p, q), y.device)
     rows = memory.empty((programs, 3, k), memory.float32, y.device) if statistics else None
@@ -318,7 +332,7 @@ def convolve_boxes(
         R=taps[0],
         S=taps[1],
         STRIDE=stride,
-        SHORT_STRIDE=short_stride,
+        SHORT_STRIDE=1 if shortcut is None else shortcut.found.stride[0],
         RELU=relu,
         WHOLE=images % tile.images == p % tile.rows == q % tile.columns == 0,
     )

@@ -31,6 +31,8 @@ from tinyflow.kernels.conv2d.boxes import (
     whole_channels,
 )
 from tinyflow.kernels.conv2d.geometry import Geometry
+from tinyflow.kernels.conv2d.row_input_grad import ROW_INPUT_GRAD_CONFIGS, row_conv2d_input_grad
+from tinyflow.kernels.conv2d.rows import rows_suit, walks_rows
 from tinyflow.kernels.launch import Config, Configs, Cost, cdiv, launch, nbytes
 from tinyflow.kernels.memory import Buffer
 
@@ -137,20 +139,41 @@ _SHIPPED = (
 )
 
 
+#: Of 128 pixels where sums are in tensor memory: an epilogue has a whole tile in registers at once, and 256 pixels spill.
+_BLACKWELL = (
+    boxed((2, 8, 8), 64, 64, warps=4, stages=4),
+    *(boxed(box, 64, 128, warps=8, stages=3) for box in ((8, 4, 4), (32, 2, 2), (128, 1, 1), (1, 1, 128))),
+    boxed((1, 1, 128), 64, 64, warps=4, stages=4),
+)
+
+
 def _choose(
-    images: int, height: int, width: int, k: int, c: int, stride: int, whole: int, multiprocessors: int
+    images: int,
+    height: int,
+    width: int,
+    k: int,
+    c: int,
+    stride: int,
+    whole: int,
+    multiprocessors: int,
+    tensor_memory: bool,
 ) -> Config:
-    fits = [config for config in _SHIPPED if stride == 1 or whole % config.blocks["BLOCK_C"] == 0]
+    ships = _BLACKWELL if tensor_memory else _SHIPPED
+    fits = [config for config in ships if stride == 1 or whole % config.blocks["BLOCK_C"] == 0]
     return quickest(fits, "BLOCK_C", images, height, width, c, multiprocessors)
 
 
-def _interpreter(
-    images: int, height: int, width: int, k: int, c: int, stride: int, whole: int, multiprocessors: int
-) -> Config:
+def _interpreter(images: int, height: int, width: int, k: int, c: int, stride: int, whole: int, **_: int) -> Config:
     return whole_boxes(images, height, width, k, c if stride == 1 else whole)
 
 
-box_conv2d_input_grad_configs = Configs("_box_conv2d_input_grad_kernel", _SHIPPED, _choose, _interpreter)
+_INSTEAD = {hardware.TENSOR_MEMORY: _BLACKWELL}
+box_conv2d_input_grad_configs = Configs("_box_conv2d_input_grad_kernel", _SHIPPED, _choose, _interpreter, _INSTEAD)
+
+#: Where rows would do as well, ``rows_suit``. Boxes are chosen; a measured table may say rows.
+narrow_conv2d_input_grad_configs = Configs(
+    "_row_conv2d_input_grad_kernel", (*ROW_INPUT_GRAD_CONFIGS, *_SHIPPED), _choose, _interpreter, _INSTEAD
+)
 
 
 def box_conv2d_input_grad(
@@ -162,7 +185,7 @@ def box_conv2d_input_grad(
     y: Buffer | None = None,
     mean: Buffer | None = None,
 ) -> tuple[Buffer, Buffer | None]:
-    """The input gradient of a convolution by boxes, for the sizes that ``dispatch`` admits.
+    """The input gradient of a convolution by boxes, or by rows as in ``box_forward``, for sizes that ``dispatch`` admits.
 
     ``g = conv2d_input_grad(grad, weight) + residual``, zero where x ≤ 0. With ``y`` and ``mean`` also the sums of g and
     of ``g · (y − mean)`` over the pixels, for each persistent program and channel; ``matmul.sum_partials`` adds the rows
@@ -191,7 +214,8 @@ def box_conv2d_input_grad(
     images, c, h, w = found.x_shape
     k, p, q = grad.shape[1:]
     phase = h // stride, w // stride
-    config = box_conv2d_input_grad_configs(
+    configs = narrow_conv2d_input_grad_configs if rows_suit(found) else box_conv2d_input_grad_configs
+    config = configs(
         grad.dtype,
         images=images,
         height=phase[0],
@@ -201,7 +225,10 @@ def box_conv2d_input_grad(
         stride=stride,
         whole=whole_channels(c),
         multiprocessors=hardware.multiprocessors(grad.device),
+        tensor_memory=hardware.tensor_memory(grad.device),
     )
+    if walks_rows(config):
+        return g, row_conv2d_input_grad(config, g, grad, weight, residual, x, y, mean, cost)
     tile = tile_of(config, "BLOCK_C")
     programs = streams(config, "BLOCK_C", c, tile.count(images, *phase) * stride * stride, grad.device)
     sums = None if y is None else memory.empty((programs, 2, c), memory.float32, grad.device)

@@ -9,13 +9,15 @@ padding.
 
 from __future__ import annotations
 
+from typing import Any
+
 import triton
 import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from tinyflow.kernels import hardware, memory, strides
-from tinyflow.kernels.conv2d.box_forward import convolve_boxes
-from tinyflow.kernels.conv2d.boxes import box_place, box_tiles, image_boxes
+from tinyflow.kernels.conv2d.box_forward import box_conv2d_configs, chosen_config, convolve_boxes
+from tinyflow.kernels.conv2d.boxes import box_place, box_tiles, boxed, image_boxes
 from tinyflow.kernels.conv2d.geometry import Geometry, Pair
 from tinyflow.kernels.launch import MAX_BLOCK, Config, Configs, Cost, block, cdiv, launch, nbytes, offset_dtype
 from tinyflow.kernels.memory import Buffer
@@ -26,11 +28,33 @@ WINDOW = CELL * COLUMNS
 
 
 @triton.jit
+def _lane(x_ptr, at, rows, columns, x_strides, C: tl.constexpr, LANE: tl.constexpr, INDEX: tl.constexpr):
+    """Lane (row, column, channel) of cells whose first pixels lie at ``at``; 0 beyond the last channel."""
+    row: tl.constexpr = LANE // (2 * C)
+    column: tl.constexpr = LANE // C % 2
+    if LANE < 4 * C:
+        step = tl.cast(x_strides[1], INDEX) * (LANE % C) + row * x_strides[2] + column * x_strides[3]
+        values = tl.load(x_ptr + at + step, mask=rows[row] & columns[column], other=0)
+    else:
+        values = tl.zeros(at.shape, x_ptr.dtype.element_ty)
+    return values
+
+
+@triton.jit
+def _four_lanes(x_ptr, at, rows, columns, x_strides, C: tl.constexpr, LANE: tl.constexpr, INDEX: tl.constexpr):
+    """Lanes LANE, LANE + 4, LANE + 8 and LANE + 12, (cells, 2, 2)."""
+    first = _lane(x_ptr, at, rows, columns, x_strides, C, LANE, INDEX)
+    second = _lane(x_ptr, at, rows, columns, x_strides, C, LANE + 4, INDEX)
+    third = _lane(x_ptr, at, rows, columns, x_strides, C, LANE + 8, INDEX)
+    fourth = _lane(x_ptr, at, rows, columns, x_strides, C, LANE + 12, INDEX)
+    return tl.join(tl.join(first, third), tl.join(second, fourth))
+
+
+@triton.jit
 def _fold_cells_kernel(
     out_ptr,  # out[n, i, j, CELL]
     x_ptr,  # x[n, c, h, w]
     cells,
-    C,
     H,
     W,
     rows,
@@ -38,25 +62,30 @@ def _fold_cells_kernel(
     x_strides,
     top,
     left,
+    C: tl.constexpr,
     CELL: tl.constexpr,
     INDEX: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     cell = tl.program_id(0).to(INDEX) * BLOCK + tl.arange(0, BLOCK).to(INDEX)
-    lane = tl.arange(0, CELL)
     n = cell // (rows * columns)
     h = cell // columns % rows * 2 - top
     w = cell % columns * 2 - left
-    down = lane // (2 * C)
-    right = lane // C % 2
-    inside = ((h[:, None] + down[None, :] >= 0) & (h[:, None] + down[None, :] < H)) & (
-        (w[:, None] + right[None, :] >= 0) & (w[:, None] + right[None, :] < W)
-    )
-    exists = (cell < cells)[:, None] & (lane < 4 * C)[None, :]
+    exists = cell < cells
+    inside_rows = exists & (h >= 0) & (h < H), exists & (h >= -1) & (h < H - 1)
+    inside_columns = (w >= 0) & (w < W), (w >= -1) & (w < W - 1)
     at = n * x_strides[0] + h * x_strides[2] + w * x_strides[3]
-    within = (lane % C).to(INDEX) * x_strides[1] + down.to(INDEX) * x_strides[2] + right.to(INDEX) * x_strides[3]
-    values = tl.load(x_ptr + at[:, None] + within[None, :], mask=inside & exists, other=0)
-    tl.store(out_ptr + (cell * CELL)[:, None] + lane[None, :], values, mask=(cell < cells)[:, None])
+    # a lane's lowest bit is the last that is joined
+    even = tl.join(
+        _four_lanes(x_ptr, at, inside_rows, inside_columns, x_strides, C, 0, INDEX),
+        _four_lanes(x_ptr, at, inside_rows, inside_columns, x_strides, C, 2, INDEX),
+    )
+    odd = tl.join(
+        _four_lanes(x_ptr, at, inside_rows, inside_columns, x_strides, C, 1, INDEX),
+        _four_lanes(x_ptr, at, inside_rows, inside_columns, x_strides, C, 3, INDEX),
+    )
+    values = tl.join(even, odd).reshape(BLOCK, CELL).to(out_ptr.dtype.element_ty)
+    tl.store(out_ptr + (cell * CELL)[:, None] + tl.arange(0, CELL)[None, :], values, mask=exists[:, None])
 
 
 @triton.jit
@@ -112,6 +141,7 @@ def _unfold_sum_kernel(
     ROWS: tl.constexpr,
     CELL: tl.constexpr,
     COLUMNS: tl.constexpr,
+    PARTS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -121,13 +151,28 @@ def _unfold_sum_kernel(
     k = i // (C * S * R)
     lane = (r % 2 * 2 + s % 2) * C + c
     at = ((k * ROWS + r // 2) * COLUMNS + s // 2) * CELL + lane
-    acc = tl.zeros((BLOCK,), tl.float32)
-    for program in tl.range(programs):
-        acc += tl.load(partial_ptr + tl.cast(program, tl.int64) * partial_step + at, mask=i < size, other=0)
-    tl.store(out_ptr + i, acc.to(out_ptr.dtype.element_ty), mask=i < size)
+    part = tl.arange(0, PARTS)
+    acc = tl.zeros((PARTS, BLOCK), tl.float32)
+    for first in tl.range(0, programs, PARTS):
+        mask = (first + part < programs)[:, None] & (i < size)[None, :]
+        parts = partial_ptr + ((first + part).to(tl.int64) * partial_step)[:, None]
+        acc += tl.load(parts + at[None, :], mask=mask, other=0)
+    tl.store(out_ptr + i, tl.sum(acc, axis=0).to(out_ptr.dtype.element_ty), mask=i < size)
 
 
-_FOLD = Config({"BLOCK": 128}, num_warps=4)
+#: A tile has no more than four steps, so that only other programs of the multiprocessor fill the time between two tiles.
+_FORWARD = boxed((4, 8, 8), 64, 64, warps=8, stages=2)
+
+
+def _choose_forward(**problem: Any) -> Config:
+    return box_conv2d_configs.choose(**problem) if problem["tensor_memory"] else _FORWARD
+
+
+stem_conv2d_configs = Configs(
+    "_box_conv2d_kernel on windows", (_FORWARD,), _choose_forward, box_conv2d_configs.interpreter
+)
+
+_FOLD = Config({"BLOCK": 256}, num_warps=4)
 fold_cells_configs = Configs(
     "_fold_cells_kernel",
     (_FOLD,),
@@ -135,9 +180,9 @@ fold_cells_configs = Configs(
     lambda cells: Config({"BLOCK": block(cells, MAX_BLOCK // CELL)}),
 )
 
-_UNFOLD = Config({"BLOCK": 128}, num_warps=4)
+_UNFOLD = Config({"PARTS": 32, "BLOCK": 64}, num_warps=4)
 unfold_sum_configs = Configs(
-    "_unfold_sum_kernel", (_UNFOLD,), lambda size: _UNFOLD, lambda size: Config({"BLOCK": block(size)})
+    "_unfold_sum_kernel", (_UNFOLD,), lambda size: _UNFOLD, lambda size: Config({"PARTS": 4, "BLOCK": block(size)})
 )
 
 
@@ -182,7 +227,6 @@ def _fold(x: Buffer, start: Pair, rows: int, columns: int) -> Buffer:
         out,
         x,
         cells,
-        c,
         h,
         w,
         rows,
@@ -193,6 +237,7 @@ def _fold(x: Buffer, start: Pair, rows: int, columns: int) -> Buffer:
         config=config,
         cost=Cost(0, nbytes(out, x)),
         device=x.device,
+        C=c,
         CELL=CELL,
         INDEX=offset_dtype(out, x),
     )
@@ -241,6 +286,7 @@ def stem_conv2d(
     y = memory.empty(found.out_shape, folded.dtype, folded.device, strides.channels_last_strides(found.out_shape))
     n, q = found.out_shape[0], found.out_shape[3]
     rows = convolve_boxes(
+        chosen_config(stem_conv2d_configs, y, WINDOW, 1),
         y,
         (n, WINDOW, folded.shape[1], q),
         lambda config: window_boxes(folded, config),

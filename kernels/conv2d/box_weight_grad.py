@@ -52,6 +52,10 @@ def _box_conv2d_weight_grad_kernel(
     k0 = tl.program_id(2) * BLOCK_K
     k = k0 + tl.arange(0, BLOCK_K)
     c = c0 + tl.arange(0, BLOCK_C)
+    if upstream is not None:
+        slope = tl.load(affine_ptr + k, mask=k < K, other=0)
+        slope_y = tl.load(affine_ptr + K + k, mask=k < K, other=0)
+        offset = tl.load(affine_ptr + 2 * K + k, mask=k < K, other=0)
     zero = tl.zeros((BLOCK_K, BLOCK_C), tl.float32)
     a00, a01, a02, a10, a11, a12, a20, a21, a22 = zero, zero, zero, zero, zero, zero, zero, zero, zero
     for tile in tl.range(program, box_tiles(N, P, Q, TN, TH, TW), tl.num_programs(0)):
@@ -59,9 +63,6 @@ def _box_conv2d_weight_grad_kernel(
         if upstream is not None:
             above = upstream.load([n, p, q, k0]).reshape(PIXELS, BLOCK_K).to(tl.float32)
             normalised = y.load([n, p, q, k0]).reshape(PIXELS, BLOCK_K).to(tl.float32)
-            slope = tl.load(affine_ptr + k, mask=k < K, other=0)
-            slope_y = tl.load(affine_ptr + K + k, mask=k < K, other=0)
-            offset = tl.load(affine_ptr + 2 * K + k, mask=k < K, other=0)
             pixel = tl.arange(0, PIXELS)
             inside = (p + pixel // TW % TH < P) & (q + pixel % TW < Q)  # beyond, the offset would meet x moved inwards
             made = slope[None, :] * above + slope_y[None, :] * normalised + offset[None, :]

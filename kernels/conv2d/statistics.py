@@ -1,7 +1,8 @@
-"""Batch statistics from the rows that a convolution leaves (``box_forward``): the second, tiny half of the work.
+"""Batch statistics in a convolution's epilogue: of each tile as it is written, and at last of all programs.
 
-Each row holds for every channel the count, the mean and the sum of squared deviations of one program's pixels. They merge
-in fixed order about the common mean (Chan, Golub & LeVeque 1983), so that no precision is lost to a large mean.
+A program leaves a row that holds for every channel the count, the mean and the sum of squared deviations of its pixels. It
+merges its tiles one by one, and the rows merge in fixed order about the common mean (Chan, Golub & LeVeque 1983), so that
+no precision is lost to a large mean.
 """
 
 from __future__ import annotations
@@ -14,6 +15,33 @@ from tinyflow.kernels.addressing import float_bits
 from tinyflow.kernels.batch_norm.finish_statistics import merged_statistics, running_strides, store_statistics
 from tinyflow.kernels.launch import Config, Configs, Cost, block, cdiv, launch, nbytes
 from tinyflow.kernels.memory import Buffer
+
+
+@triton.jit
+def merge_tile(
+    count, mean, squares, y, n, p, q, N, P, Q, TN: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr, WHOLE: tl.constexpr
+):
+    """Statistics of each row with those of a tile ``y`` of rows by pixels; pixels outside the images do not count.
+
+    A tile all of whose pixels lie outside changes nothing, unless it is said to be WHOLE.
+    """
+    images = tl.minimum(N - n, TN)
+    rows = tl.minimum(P - p, TH)
+    columns = tl.minimum(Q - q, TW)
+    added = (images * rows * columns).to(tl.float32)
+    total = count + added
+    share = added / tl.maximum(total, 1.0)
+    if WHOLE:
+        tile_mean = tl.sum(y.to(tl.float32), axis=1) / added
+        deviation = y.to(tl.float32) - tile_mean[:, None]
+    else:
+        pixel = tl.arange(0, TN * TH * TW)
+        inside = (pixel // (TH * TW) < images) & (pixel // TW % TH < rows) & (pixel % TW < columns)
+        tile_mean = tl.sum(tl.where(inside[None, :], y.to(tl.float32), 0.0), axis=1) / tl.maximum(added, 1.0)
+        deviation = tl.where(inside[None, :], y.to(tl.float32) - tile_mean[:, None], 0.0)
+    delta = tile_mean - mean
+    squares += tl.sum(deviation * deviation, axis=1) + delta * delta * (count * share)
+    return total, mean + delta * share, squares
 
 
 @triton.jit(do_not_specialize=["eps_bits", "momentum_bits"])

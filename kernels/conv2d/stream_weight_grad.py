@@ -109,9 +109,8 @@ def _stream_conv2d_weight_grad_kernel(
             q = column + position % columns
             pixels = x.load([n, ((p * STRIDE + down) * W + q * STRIDE + right) * C + c])
             acc = tl.dot(grad.load([n, (p * Q + q) * K + k]).T, pixels, acc, input_precision="ieee")
-        if step < end:
-            slot = tl.cast(program * segments + segment, tl.int64) * (BLOCK_K * BLOCK_C)
-            tl.store(partial_ptr + slot + at, acc)
+        slot = tl.cast(program * segments + segment, tl.int64) * (BLOCK_K * BLOCK_C)
+        tl.store(partial_ptr + slot + at, acc, mask=step < end)  # Triton 3.6 fails on a branch around it for sm_100
         step = tl.maximum(step, last)
 
 
@@ -178,17 +177,39 @@ _SHIPPED = (
 )
 
 
-def _choose(images: int, k: int, c: int) -> Config:
-    """The largest tile that wastes nothing, since each element of it is loaded once a step."""
-    fits = [t for t in _SHIPPED if t.blocks["TN"] <= max(images, 32)]
-    return min(fits, key=lambda t: cdiv(k, t.blocks["BLOCK_K"]) * cdiv(c, t.blocks["BLOCK_C"]) * sum(t.blocks.values()))
+#: Where sums are in tensor memory: the largest tile spills when it is written, and so do tiles that leave so many
+#: registers that the assembler aims at more programs than it can serve.
+_BLACKWELL = (
+    _stream(64, 128, 128),
+    _stream(64, 128, 64, warps=4),
+    _stream(32, 128, 128),
+    _stream(32, 128, 64, warps=4),
+)
 
 
-def _interpreter(images: int, k: int, c: int) -> Config:
+def _choose(images: int, k: int, c: int, tensor_memory: bool) -> Config:
+    """The largest tile that wastes nothing, since each element of it is loaded once a step; then the longest steps."""
+    ships = _BLACKWELL if tensor_memory else _SHIPPED
+    fits = [t for t in ships if t.blocks["TN"] <= max(images, 32)]
+
+    def loads(t: Config) -> tuple[int, int]:
+        bk, bc = t.blocks["BLOCK_K"], t.blocks["BLOCK_C"]
+        return cdiv(k, bk) * cdiv(c, bc) * (bk + bc), -t.blocks["TN"]
+
+    return min(fits, key=loads)
+
+
+def _interpreter(images: int, k: int, c: int, tensor_memory: bool) -> Config:
     return _stream(max(block(images, 1024), 16), max(block(k, 1024), 16), max(block(c, 1024), 16))
 
 
-stream_conv2d_weight_grad_configs = Configs("_stream_conv2d_weight_grad_kernel", _SHIPPED, _choose, _interpreter)
+stream_conv2d_weight_grad_configs = Configs(
+    "_stream_conv2d_weight_grad_kernel",
+    _SHIPPED,
+    _choose,
+    _interpreter,
+    {hardware.TENSOR_MEMORY: _BLACKWELL},
+)
 
 
 def taps_steps(found: Geometry) -> list[int]:
@@ -218,7 +239,8 @@ def stream_conv2d_weight_grad(found: Geometry, grad: Buffer, x: Buffer) -> Buffe
     """
     images, k, p, q = found.out_shape
     _, c, h, w = found.x_shape
-    config = stream_conv2d_weight_grad_configs(x.dtype, images=images, k=k, c=c)
+    tensor_memory = hardware.tensor_memory(x.device)
+    config = stream_conv2d_weight_grad_configs(x.dtype, images=images, k=k, c=c, tensor_memory=tensor_memory)
     tn, bk, bc = (config.blocks[name] for name in ("TN", "BLOCK_K", "BLOCK_C"))
     batches, tiles, taps = cdiv(images, tn), cdiv(k, bk) * cdiv(c, bc), taps_steps(found)
     per_tile = sum(taps) * batches

@@ -16,14 +16,14 @@ from tinyflow.kernels.configs import interpreting
 from tinyflow.kernels.conv2d import conv2d, conv2d_input_grad, dispatch
 from tinyflow.kernels.conv2d.box_forward import Shortcut, box_conv2d
 from tinyflow.kernels.conv2d.box_input_grad import box_conv2d_input_grad
-from tinyflow.kernels.conv2d.box_stem import fold_image, stem_conv2d
+from tinyflow.kernels.conv2d.box_stem import fold_image, stem_conv2d, stem_conv2d_weight_grad
 from tinyflow.kernels.conv2d.box_weight_grad import box_conv2d_weight_grad
 from tinyflow.kernels.conv2d.boxes import for_boxes
 from tinyflow.kernels.conv2d.geometry import Geometry, IntPair, Padding, resolve
 from tinyflow.kernels.conv2d.statistics import merge_statistics
 from tinyflow.kernels.elementwise import channels_last
 from tinyflow.kernels.fused import pooled_stem
-from tinyflow.kernels.fused.normalise import NO_ACT, RELU, Norm, bias_act, gradient_as_affine
+from tinyflow.kernels.fused.normalise import NO_ACT, RELU, Norm, bias_act, gradient_as_affine, normalise_act_grad
 from tinyflow.kernels.fused.stem import normalise_pool, normalise_pool_grad
 from tinyflow.kernels.fused.stem_weight_grad import pooled_stem_weight_grad
 from tinyflow.kernels.launch import check_same_device
@@ -183,7 +183,8 @@ def conv2d_weight_grad_through(
     Only where the weight gradient sees each pixel once, and can make grad_z as it goes; else None.
     """
     found = resolve("conv2d", x.shape, weight_shape, *window)
-    if dispatch.weight_grad(found, x.dtype, x.device) != dispatch.NINE_TAPS:
+    nine_taps = dispatch.weight_grad(found, x.dtype, x.device) == dispatch.NINE_TAPS
+    if not nine_taps or not dispatch.makes_gradient(x.device):
         return None
     affine = gradient_as_affine(norm, sums, _pixels(found))
     return box_conv2d_weight_grad(found, None, for_boxes(x), for_boxes(h), for_boxes(z), affine)
@@ -191,21 +192,32 @@ def conv2d_weight_grad_through(
 
 def stem_grad(
     grad: Buffer,
+    y: Buffer,
     taps: Buffer,
+    winners: Buffer,
     z: Buffer,
     norm: Norm,
     x_shape: Sequence[int],
     folded: Buffer,
     weight_shape: Sequence[int],
     window: Window,
+    sums: tuple[Buffer, Buffer] | None = None,
 ) -> tuple[Buffer, Buffer, Buffer]:
     """Gradients of the convolution's weight, weight and bias, with a :func:`normalise_pool` behind and a folded image.
 
-    The statistics are the batch's, and nobody wants the image's gradient.
+    The statistics are the batch's, and nobody wants the image's gradient. With ``sums``, the gradients of weight and bias,
+    ``grad`` has passed the ReLU.
     """
     found = resolve("conv2d", x_shape, weight_shape, *window)
-    grad, taps = channels_last(grad), channels_last(taps)
-    norm = norm[0], norm[1], dense(norm[2]), dense(norm[3])
-    _, grad_weight, grad_bias = normalise_pool_grad(grad, taps, z, norm, need_x=False)
-    affine = gradient_as_affine(norm, (grad_weight, grad_bias), _pixels(found))
-    return pooled_stem_weight_grad(found, grad, taps, z, norm, affine, folded), grad_weight, grad_bias
+    h: Buffer | None = grad
+    if sums is None:
+        *_, grad_weight, grad_bias, h = normalise_act_grad(grad, winners, y, norm, has_residual=True, need_x=False)
+        sums = grad_weight, grad_bias
+    assert h is not None
+    h, taps = channels_last(h), channels_last(taps)
+    if not dispatch.makes_gradient(z.device):
+        grad_z = normalise_pool_grad(h, taps, winners, z, norm, sums=sums)[0]
+        assert grad_z is not None
+        return stem_conv2d_weight_grad(found, for_boxes(grad_z), folded), *sums
+    affine = gradient_as_affine(norm, sums, _pixels(found))
+    return pooled_stem_weight_grad(found, h, taps, z, affine, folded), *sums

@@ -1,8 +1,11 @@
 """The weight gradient of a stem by boxes (see ``conv2d.box_stem``), from the gradient behind its max-pooling.
 
-A program makes the gradient of the convolution's result for a box of pixels on the spot: gathered from the pooled
-gradients and the taps that won, as in ``stem``, masked by the ReLU, and taken back through the batch normalisation as
+A program makes the gradient of the convolution's result for a box of pixels on the spot: gathered cell by cell from the
+pooled gradients and the taps that won, as in ``stem``, and taken back through the batch normalisation as
 ``a · h + b · z + c``, rounded once. Neither of the two full maps of gradients is ever written.
+
+The four pixels of a cell are made side by side and then put where they lie, so that a pooled value is loaded once for each
+of the windows that meet in a cell, and not once for each pixel.
 """
 
 from __future__ import annotations
@@ -11,31 +14,65 @@ import triton
 import triton.language as tl
 
 from tinyflow.kernels import hardware, memory
-from tinyflow.kernels.batch_norm.tiles import norm_values, normalised
 from tinyflow.kernels.conv2d.box_stem import WINDOW, tap_rows, unfold_sum, window_boxes
 from tinyflow.kernels.conv2d.boxes import box_place, box_tiles, image_boxes
 from tinyflow.kernels.conv2d.geometry import Geometry
-from tinyflow.kernels.fused.normalise import Norm
 from tinyflow.kernels.launch import Config, Configs, Cost, block, cdiv, launch, nbytes, offset_dtype
 from tinyflow.kernels.memory import Buffer
 
 
 @triton.jit
-def _gathered(g_ptr, taps_ptr, n, p, q, inside, k, K, out_h, out_w):
-    """The gradients of pixels (n, p, q) from the at most four windows that hold each."""
-    total = tl.zeros((p.shape[0], k.shape[0]), tl.float32)
-    for window in tl.static_range(4):
-        i = (p + 1) // 2 - window // 2
-        j = (q + 1) // 2 - window % 2
-        row = p + 1 - 2 * i
-        column = q + 1 - 2 * j
-        holds = inside & (i >= 0) & (i < out_h) & (row < 3) & (j >= 0) & (j < out_w) & (column < 3)
-        mask = holds[:, None] & (k < K)[None, :]
-        at = (((n * out_h + i) * out_w + j) * K)[:, None] + k[None, :]
-        won = tl.load(taps_ptr + at, mask=mask, other=255).to(tl.int32)
-        g = tl.load(g_ptr + at, mask=mask, other=0).to(tl.float32)
-        total += tl.where(won == (row * 3 + column).to(tl.int32)[:, None], g, 0.0)
-    return total
+def _pooled(g_ptr, taps_ptr, at, exists, k, K):
+    """Gradients of pooled values and the taps that they go to; 0 where there are none."""
+    mask = exists[:, None] & (k < K)[None, :]
+    g = tl.load(g_ptr + at, mask=mask, other=0).to(tl.float32)
+    return g, tl.load(taps_ptr + at, mask=mask, other=0)
+
+
+@triton.jit
+def _won(taps, tap: tl.constexpr, g):
+    return tl.where(taps == tap, g, 0.0)
+
+
+@triton.jit
+def _pixel_gradients(
+    g_ptr,
+    taps_ptr,
+    n,
+    i,
+    j,
+    k,
+    N,
+    K,
+    out_h,
+    out_w,
+    INDEX: tl.constexpr,
+    TN: tl.constexpr,
+    TH: tl.constexpr,
+    TW: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """Of a box of TN × TH × TW cells from (n, i, j) on: the gradients of all their pixels, (pixels, k)."""
+    cell = tl.arange(0, TN * TH * TW)
+    images = (n + cell // (TH * TW)).to(INDEX)
+    rows = i + cell // TW % TH
+    columns = j + cell % TW
+    at = (((images * out_h + rows) * out_w + columns) * K)[:, None] + k[None, :]
+    exists = (images < N) & (rows < out_h) & (columns < out_w)
+    right = exists & (columns + 1 < out_w)
+    below = exists & (rows + 1 < out_h)
+    g, tap = _pooled(g_ptr, taps_ptr, at, exists, k, K)
+    g_right, tap_right = _pooled(g_ptr, taps_ptr, at + K, right, k, K)
+    g_below, tap_below = _pooled(g_ptr, taps_ptr, at + out_w * K, below, k, K)
+    g_across, tap_across = _pooled(g_ptr, taps_ptr, at + (out_w + 1) * K, right & below, k, K)
+    top_left = _won(tap, 4, g)
+    top_right = _won(tap, 5, g) + _won(tap_right, 3, g_right)
+    low_left = _won(tap, 7, g) + _won(tap_below, 1, g_below)
+    low_right = _won(tap, 8, g) + _won(tap_right, 6, g_right)
+    low_right += _won(tap_below, 2, g_below) + _won(tap_across, 0, g_across)
+    pixels = tl.join(tl.join(top_left, low_left), tl.join(top_right, low_right))  # [cell, k, row, column]
+    pixels = pixels.reshape(TN * TH, TW, BLOCK_K, 2, 2).permute(0, 3, 1, 4, 2)
+    return pixels.reshape(TN * TH * TW * 4, BLOCK_K)
 
 
 @triton.jit
@@ -46,10 +83,6 @@ def _pooled_stem_weight_grad_kernel(
     g_ptr,  # g[n, i, j, k], of the pooled map
     taps_ptr,
     affine_ptr,  # affine[(a, b, c), k]
-    mean_ptr,
-    invstd_ptr,
-    weight_ptr,
-    bias_ptr,
     N,
     K,
     P,
@@ -58,6 +91,7 @@ def _pooled_stem_weight_grad_kernel(
     out_w,
     ROWS: tl.constexpr,
     WINDOW: tl.constexpr,
+    WHOLE: tl.constexpr,  # whether boxes end with the map
     INDEX: tl.constexpr,
     TN: tl.constexpr,
     TH: tl.constexpr,
@@ -68,26 +102,23 @@ def _pooled_stem_weight_grad_kernel(
     program = tl.program_id(0)
     k0 = tl.program_id(1) * BLOCK_K
     k = k0 + tl.arange(0, BLOCK_K)
-    pixel = tl.arange(0, PIXELS)
+    by_h = tl.load(affine_ptr + k, mask=k < K, other=0)
+    by_z = tl.load(affine_ptr + K + k, mask=k < K, other=0)
+    constant = tl.load(affine_ptr + 2 * K + k, mask=k < K, other=0)
     zero = tl.zeros((BLOCK_K, WINDOW), tl.float32)
     a0, a1, a2, a3 = zero, zero, zero, zero
     for tile in tl.range(program, box_tiles(N, P, Q, TN, TH, TW), tl.num_programs(0)):
         n, p, q = box_place(tile, P, Q, TN, TH, TW)
-        images = (n + pixel // (TH * TW)).to(INDEX)
-        rows = (p + pixel // TW % TH).to(INDEX)
-        columns = (q + pixel % TW).to(INDEX)
-        inside = (images < N) & (rows < P) & (columns < Q)
-        h = _gathered(g_ptr, taps_ptr, images, rows, columns, inside, k, K, out_h, out_w)
+        h = _pixel_gradients(
+            g_ptr, taps_ptr, n, p // 2, q // 2, k, N, K, out_h, out_w, INDEX, TN, TH // 2, TW // 2, BLOCK_K
+        )
         values = z.load([n, p, q, k0]).reshape(PIXELS, BLOCK_K)
-        wide = values.to(tl.float32)
-        mean, scale, bias = norm_values(mean_ptr, invstd_ptr, weight_ptr, bias_ptr, k, K, tl.float32)
-        y = normalised(wide, mean, scale, bias)
-        h = tl.where(y.to(values.dtype).to(tl.float32) <= 0, 0.0, h)
-        by_h = tl.load(affine_ptr + k, mask=k < K, other=0)
-        by_z = tl.load(affine_ptr + K + k, mask=k < K, other=0)
-        constant = tl.load(affine_ptr + 2 * K + k, mask=k < K, other=0)
-        # past the edge the image's windows are real
-        grad = tl.where(inside[:, None], by_h[None, :] * h + by_z[None, :] * wide + constant[None, :], 0.0)
+        grad = by_h[None, :] * h + (by_z[None, :] * values.to(tl.float32) + constant[None, :])
+        if not WHOLE:
+            # past the edge the image's windows are real
+            pixel = tl.arange(0, PIXELS)
+            inside = (p + pixel // TW % TH < P) & (q + pixel % TW < Q)
+            grad = tl.where(inside[:, None], grad, 0.0)
         g = grad.to(values.dtype).T
         a0 = tl.dot(g, x.load([n, p, q, 0]).reshape(PIXELS, WINDOW), a0, input_precision="ieee")
         a1 = tl.dot(g, x.load([n, p + 1, q, 0]).reshape(PIXELS, WINDOW), a1, input_precision="ieee")
@@ -109,13 +140,16 @@ def _tile(images: int, rows: int, columns: int, warps: int) -> Config:
     return Config(blocks, num_warps=warps, num_stages=2)
 
 
-_SHIPPED = (_tile(1, 8, 8, 8), _tile(1, 4, 8, 8))
+#: Of four warps, so that none makes what another has made; two programs then share a multiprocessor.
+_SHIPPED = (_tile(1, 8, 8, 4), _tile(1, 4, 8, 4))
+
+_RESIDENT = 2
 
 
 def _interpreter(images: int, height: int, width: int) -> Config:
     rows, columns = block(height, 64), block(width, 64)
     fill = max(block(images, max(4096 // (rows * columns), 1)), cdiv(16, rows * columns))
-    return _tile(fill, rows, columns, 4)
+    return _tile(fill, max(rows, 2), max(columns, 2), 4)
 
 
 pooled_stem_weight_grad_configs = Configs(
@@ -124,25 +158,26 @@ pooled_stem_weight_grad_configs = Configs(
 
 
 def pooled_stem_weight_grad(
-    found: Geometry, grad: Buffer, taps: Buffer, z: Buffer, norm: Norm, affine: Buffer, folded: Buffer
+    found: Geometry, grad: Buffer, taps: Buffer, z: Buffer, affine: Buffer, folded: Buffer
 ) -> Buffer:
     """The weight gradient of ``max_pool2d(relu(normalise(conv2d(x))), 3, stride=2, padding=1)``.
 
     Args:
         found: sizes of the convolution, of which :func:`box_stem.is_stem` holds.
-        grad, taps: (N, K, ⌈P/2⌉, ⌈Q/2⌉), channels-last: the gradient behind the pooling, and the taps that won.
+        grad, taps: (N, K, ⌈P/2⌉, ⌈Q/2⌉), channels-last: the gradient behind the pooling, 0 where the ReLU let nothing
+            pass, and the taps that won.
         z: (N, K, P, Q), channels-last, the convolution's result.
-        norm: mean, invstd, weight, bias, each (K,) and dense.
         affine: (3, K), from :func:`normalise.gradient_as_affine`.
         folded: the image from :func:`box_stem.fold_image`.
 
-    Returns (K, C, R, S) in K·R·S·C order, accumulated in float32 and rounded once. FLOPs: those of the convolution and 15
+    Returns (K, C, R, S) in K·R·S·C order, accumulated in float32 and rounded once. FLOPs: those of the convolution and 9
     a pixel and channel. Bytes: every operand and the result once, partial sums written and read besides.
     """
     n, k, p, q = found.out_shape
     config = pooled_stem_weight_grad_configs(z.dtype, images=n, height=p, width=q)
     tn, th, tw, bk = (config.blocks[name] for name in ("TN", "TH", "TW", "BLOCK_K"))
-    programs = min(cdiv(n, tn) * cdiv(p, th) * cdiv(q, tw), hardware.multiprocessors(z.device))
+    resident = _RESIDENT * hardware.multiprocessors(z.device)
+    programs = min(cdiv(n, tn) * cdiv(p, th) * cdiv(q, tw), resident)
     rows = tap_rows(found)
     partial = memory.empty((programs, k, rows, WINDOW), memory.float32, z.device)
     launch(
@@ -154,17 +189,17 @@ def pooled_stem_weight_grad(
         grad,
         taps,
         affine,
-        *norm,
         n,
         k,
         p,
         q,
         *grad.shape[2:],
         config=config,
-        cost=Cost(found.flops + 15 * z.numel(), nbytes(folded, z, grad, taps, affine, partial)),
+        cost=Cost(found.flops + 9 * z.numel(), nbytes(folded, z, grad, taps, affine, partial)),
         device=z.device,
         ROWS=rows,
         WINDOW=WINDOW,
+        WHOLE=p % th == q % tw == 0,
         INDEX=offset_dtype(grad, folded),
     )
     return unfold_sum(found, partial, z.dtype)

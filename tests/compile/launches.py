@@ -47,13 +47,16 @@ from tinyflow.kernels import (
     update_rules,
     windows,
 )
-from tinyflow.kernels.conv2d.box_forward import Shortcut, box_conv2d
-from tinyflow.kernels.conv2d.box_input_grad import box_conv2d_input_grad
+from tinyflow.kernels.conv2d.box_forward import Shortcut, box_conv2d, narrow_conv2d_configs
+from tinyflow.kernels.conv2d.box_input_grad import box_conv2d_input_grad, narrow_conv2d_input_grad_configs
 from tinyflow.kernels.conv2d.box_stem import fold_image, stem_conv2d
 from tinyflow.kernels.conv2d.box_weight_grad import box_conv2d_weight_grad
 from tinyflow.kernels.conv2d.geometry import Geometry, resolve
+from tinyflow.kernels.conv2d.row_forward import ROW_CONFIGS
+from tinyflow.kernels.conv2d.row_input_grad import ROW_INPUT_GRAD_CONFIGS
 from tinyflow.kernels.conv2d.statistics import merge_statistics
 from tinyflow.kernels.conv2d.stream_weight_grad import stream_conv2d_weight_grad
+from tinyflow.kernels.fused.head import mean_linear
 from tinyflow.kernels.fused.pooled_stem import pooled_stem
 from tinyflow.kernels.fused.stem_weight_grad import pooled_stem_weight_grad
 from tinyflow.kernels.optimizer import Update
@@ -201,16 +204,38 @@ def _boxes() -> Iterator[tuple[str, Call]]:
             f"boxes {dtype}, weight gradient in equal shares",
             lambda x=x, y=_image(*half.out_shape, dtype=dtype): stream_conv2d_weight_grad(half, y, x),
         )
-        yield (
-            f"boxes {dtype}, weight gradient from above",
-            lambda x=x: box_conv2d_weight_grad(same, None, x, x, x, _meta(3, 64)),
-        )
         image, w = _meta(32, 3, 224, 224, dtype=dtype), _image(64, 3, 7, 7, dtype=dtype)
-        yield f"boxes {dtype}, stem's weight gradient from behind", lambda i=image, d=dtype: _pooled_stem(stem, i, d)
         yield (
             f"boxes {dtype}, stem",
             lambda i=image, w=w: stem_conv2d(stem, fold_image(stem, i), w, statistics=True),
         )
+
+
+def _boxes_on_hopper() -> Iterator[tuple[str, Call]]:
+    """Rows, and weight gradients that make the gradient they take."""
+    shape = (32, 64, 56, 56)
+    same = resolve("conv2d", shape, (64, 64, 3, 3), 1, 1, 1, 1)
+    stem = resolve("conv2d", (32, 3, 224, 224), (64, 3, 7, 7), 2, 3, 1, 1)
+    for dtype in (torch.float16, torch.bfloat16):
+        x, image = _image(*shape, dtype=dtype), _meta(*stem.x_shape, dtype=dtype)
+        yield f"rows {dtype}", lambda x=x, w=_image(*same.weight_shape, dtype=dtype): _by_rows(same, x, w)
+        yield (
+            f"boxes {dtype}, weight gradient from above",
+            lambda x=x: box_conv2d_weight_grad(same, None, x, x, x, _meta(3, 64)),
+        )
+        yield f"boxes {dtype}, stem's weight gradient from behind", lambda i=image, d=dtype: _pooled_stem(stem, i, d)
+
+
+def _by_rows(found: Geometry, x: torch.Tensor, w: torch.Tensor) -> None:
+    """Every configuration, which only a measured table chooses."""
+    for config in ROW_CONFIGS:
+        with narrow_conv2d_configs.forced(config):
+            _merged(box_conv2d(found, x, w, statistics=True)[1])
+            box_conv2d(found, x, w, _meta(64), x, relu=True)
+    for config in ROW_INPUT_GRAD_CONFIGS:
+        with narrow_conv2d_input_grad_configs.forced(config):
+            box_conv2d_input_grad(found, x, w)
+            box_conv2d_input_grad(found, x, w, x, x, x, _meta(64))
 
 
 def _joined(x: torch.Tensor, y: torch.Tensor, dtype: torch.dtype) -> None:
@@ -223,9 +248,8 @@ def _joined(x: torch.Tensor, y: torch.Tensor, dtype: torch.dtype) -> None:
 
 def _pooled_stem(found: Geometry, image: torch.Tensor, dtype: torch.dtype) -> None:
     z, pooled = _image(*found.out_shape, dtype=dtype), _image(32, 64, 56, 56, dtype=dtype)
-    taps, c = _image(32, 64, 56, 56, dtype=torch.uint8), _meta(64)
-    folded = fold_image(found, image)
-    pooled_stem_weight_grad(found, pooled, taps, z, (c, c, c, c), _meta(3, 64), folded)
+    taps, folded = _image(32, 64, 56, 56, dtype=torch.uint8), fold_image(found, image)
+    pooled_stem_weight_grad(found, pooled, taps, z, _meta(3, 64), folded)
 
 
 def _merged(rows: torch.Tensor | None) -> None:
@@ -361,6 +385,16 @@ def _fused() -> Iterator[tuple[str, Call]]:
             f"normalise, known sums {dtype}",
             lambda x=x, n=norm, c=c: fused.normalise_act_grad(x, x, None, n, sums=(c, c)),
         )
+        means, passed = _image(32, 64, 1, 1, dtype=dtype), _meta(2, 32, 64, dtype=wide)
+        yield f"normalise, mean {dtype}", lambda x=x, n=norm: fused.normalise_mean(x, n, x)
+        yield (
+            f"normalise, mean, gradient {dtype}",
+            lambda g=means, x=x, n=norm, p=passed: fused.normalise_mean_grad(g, x, x, n, p),
+        )
+        yield (
+            f"mean, linear {dtype}",
+            lambda x=_image(4, 512, 7, 7, dtype=dtype), w=_meta(1000, 512, dtype=dtype): mean_linear(x, w, w[:, 0]),
+        )
         pooled = _image(32, 64, 14, 14, dtype=dtype)
         taps = _image(32, 64, 14, 14, dtype=torch.uint8)
         yield f"normalise, pool {dtype}", lambda x=x, n=norm: fused.normalise_pool(x, n)
@@ -370,7 +404,7 @@ def _fused() -> Iterator[tuple[str, Call]]:
         )
         yield (
             f"normalise, pool, gradient {dtype}",
-            lambda g=pooled, t=taps, x=x, n=norm: fused.normalise_pool_grad(g, t, x, n),
+            lambda g=pooled, t=taps, x=x, n=norm: fused.normalise_pool_grad(g, t, g, x, n),
         )
         yield (
             f"stem, pool {dtype}",
@@ -585,5 +619,6 @@ for _family in (
 ):
     LAUNCHES.update(_family())
 
-#: For targets with tensor memory (capability 9) alone.
+#: For targets that ``conv2d.dispatch`` admits to boxes, and for Hopper alone.
 BOX_LAUNCHES: dict[str, Call] = dict(_boxes())
+HOPPER_LAUNCHES: dict[str, Call] = dict(_boxes_on_hopper())

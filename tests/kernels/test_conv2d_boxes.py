@@ -26,6 +26,7 @@ from tinyflow.kernels.conv2d import (
 )
 from tinyflow.kernels.conv2d.boxes import boxed, for_boxes
 from tinyflow.kernels.conv2d.geometry import Geometry, resolve
+from tinyflow.kernels.conv2d.rows import rowed
 from tinyflow.kernels.conv2d.stream_weight_grad import _stream
 from tinyflow.kernels.launch import Config
 
@@ -45,8 +46,20 @@ def image(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     return torch.randn(shape).to(dtype).contiguous(memory_format=torch.channels_last)
 
 
-def forced(configs: launch.Configs, config: Config | None) -> contextlib.AbstractContextManager[None]:
-    return contextlib.nullcontext() if config is None else configs.forced(config)
+#: Who is asked where rows would do as well as boxes.
+NARROW = {
+    "_box_conv2d_kernel": box_forward.narrow_conv2d_configs,
+    "_box_conv2d_input_grad_kernel": box_input_grad.narrow_conv2d_input_grad_configs,
+}
+
+
+@contextlib.contextmanager
+def forced(configs: launch.Configs, config: Config | None) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        for each in (configs, NARROW.get(configs.kernel)):
+            if config is not None and each is not None:
+                stack.enter_context(each.forced(config))
+        yield
 
 
 def reference(x: torch.Tensor, weight: torch.Tensor, stride: int = 1, padding: Any = 0) -> torch.Tensor:
@@ -170,7 +183,7 @@ def test_every_nine_taps_config(config: Config) -> None:
 
 @pytest.mark.parametrize(
     "config",
-    stream_weight_grad.stream_conv2d_weight_grad_configs.shipped,
+    [*stream_weight_grad._SHIPPED, stream_weight_grad._BLACKWELL[-1]],
     ids=lambda c: str(tuple(c.blocks.values())),
 )
 def test_every_stream_config(config: Config) -> None:
@@ -216,6 +229,8 @@ EPILOGUES = {
     "whole boxes": ((4, 32, 8, 4), (64, 32, 3, 3), {"padding": 1}, SMALL),
     "boxes of one position": ((20, 32, 3, 4), (48, 32, 3, 3), {"padding": 1}, boxed((16, 1, 1), 32, 32, 4, 2)),
     "one program": ((3, 40, 7, 6), (48, 40, 3, 3), {"padding": 1}, None),
+    "rows": ((3, 40, 7, 6), (48, 40, 3, 3), {"padding": 1}, rowed(2, 8, 4, 2)),
+    "rows of whole strips": ((2, 32, 5, 16), (32, 32, 3, 3), {"padding": 1}, rowed(2, 8, 4, 2, channels=32)),
 }
 
 
@@ -371,6 +386,7 @@ def test_masked_lanes_never_enter() -> None:
     memory = torch.full((5, 16, 5, 5), float("nan"), dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
     x, weight = memory[1:4], image((16, 16, 3, 3), torch.bfloat16)
     x.copy_(torch.randn(3, 16, 5, 5))
-    with box_forward.box_conv2d_configs.forced(boxed((2, 4, 4), 16, 16, 4, 2)):
-        y = kernels.conv2d(x, weight, None, 1, 1)
-    assert_close(y, reference(x.double(), weight.double(), 1, 1), 144)
+    for config in (boxed((2, 4, 4), 16, 16, 4, 2), rowed(2, 8, 4, 2, channels=16)):
+        with forced(box_forward.box_conv2d_configs, config):
+            y = kernels.conv2d(x, weight, None, 1, 1)
+        assert_close(y, reference(x.double(), weight.double(), 1, 1), 144)

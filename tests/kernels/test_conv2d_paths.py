@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from tinyflow.kernels import conv2d as kernels
 from tinyflow.kernels import hardware, launch
+from tinyflow.kernels.configs import Config, Configs, planned_for_gpu
 from tinyflow.kernels.conv2d import dispatch
 from tinyflow.kernels.conv2d.geometry import resolve
 
@@ -28,7 +31,8 @@ RESNET18 = {
     "layer4": ((BATCH, 512, 7, 7), (512, 512, 3, 3), 1, 1),
 }
 
-#: Forward pass, input gradient, weight gradient on sm_90 in bfloat16. The image of the stem needs no gradient in training.
+#: Forward pass, input gradient, weight gradient on sm_90 and sm_100 in bfloat16. In training the stem's image needs no
+#: gradient.
 EXPECTED = {
     "stem": ("stem", "general", "stem"),
     "layer1": ("box", "box", "nine taps"),
@@ -52,14 +56,15 @@ def paths(shape, weight_shape, stride=1, padding=0, dilation=1, groups=1, dtype=
 
 
 @pytest.mark.parametrize("layer", RESNET18)
-def test_resnet18_on_hopper(layer: str) -> None:
-    with hardware.assumed((9, 0)):
+@pytest.mark.parametrize("capability", [(9, 0), (10, 0), (10, 3)], ids=["sm_90", "sm_100", "sm_103"])
+def test_resnet18_by_boxes(layer: str, capability: tuple[int, int]) -> None:
+    with hardware.assumed(capability):
         assert paths(*RESNET18[layer]) == EXPECTED[layer]
         assert paths(*RESNET18[layer], dtype=torch.float32) == GENERAL
 
 
 @pytest.mark.parametrize("layer", RESNET18)
-@pytest.mark.parametrize("capability", [(0, 0), (8, 0), (10, 0), (12, 0)], ids=["none", "sm_80", "sm_100", "sm_120"])
+@pytest.mark.parametrize("capability", [(0, 0), (8, 0), (11, 0), (12, 0)], ids=["none", "sm_80", "sm_110", "sm_120"])
 def test_resnet18_elsewhere(layer: str, capability: tuple[int, int]) -> None:
     with hardware.assumed(capability):
         assert paths(*RESNET18[layer]) == GENERAL
@@ -98,6 +103,29 @@ def test_the_launchers_take_the_path() -> None:
         "_sum_partials_kernel",
     ]
     assert [r.cost.flops for r in records[:3]] == [2 * 32 * 64 * 64 * 64 * 9] * 3
+
+
+@pytest.mark.parametrize("layer", [layer for layer in RESNET18 if layer != "stem"])
+@pytest.mark.parametrize("capability", [(9, 0), (10, 0)], ids=["sm_90", "sm_100"])
+def test_what_is_chosen_ships(layer: str, capability: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """For that GPU: the largest tiles for sm_90 do not compile, or spill, for sm_100."""
+    chosen: list[tuple[Configs, Config]] = []
+    choose = Configs.__call__
+
+    def noting(configs: Configs, dtype: torch.dtype | None = None, /, **problem: Any) -> Config:
+        chosen.append((configs, choose(configs, dtype, **problem)))
+        return chosen[-1][1]
+
+    monkeypatch.setattr(Configs, "__call__", noting)
+    shape, weight_shape, stride, padding = RESNET18[layer]
+    x = torch.empty(shape, dtype=torch.bfloat16, device=META).to(memory_format=torch.channels_last)
+    weight = torch.empty(weight_shape, dtype=torch.bfloat16, device=META).to(memory_format=torch.channels_last)
+    with hardware.assumed(capability, 148), planned_for_gpu():
+        y = kernels.conv2d(x, weight, None, stride, padding)
+        kernels.conv2d_input_grad(y, weight, x.shape, stride, padding)
+        kernels.conv2d_weight_grad(y, x, weight.shape, stride, padding)
+    assert len(chosen) >= 3
+    assert [config for configs, config in chosen if config not in configs.shipped_for(capability)] == []
 
 
 def test_an_assumption_ends_with_its_block() -> None:

@@ -173,7 +173,7 @@ def assert_pools(x: torch.Tensor) -> None:
     channels, length = x.shape[1], x.numel() // x.shape[1]
     weight, bias = vectors(channels, x.dtype)
     norm = (*batch_norm.batch_norm_statistics(to(x)), to(weight), to(bias))
-    y, taps = fused.normalise_pool(to(x), norm)
+    y, taps, won = fused.normalise_pool(to(x), norm)
     composed = fused.normalise_act(to(x), norm).cpu()
     value, index = F.max_pool2d(composed.double(), 3, 2, 1, return_indices=True)
     assert torch.equal(y.cpu().double(), value)
@@ -181,6 +181,7 @@ def assert_pools(x: torch.Tensor) -> None:
     rows, columns = torch.arange(y.shape[2])[:, None] * 2 - 1, torch.arange(y.shape[3]) * 2 - 1
     taps = taps.cpu().long()
     assert torch.equal((rows + taps // 3) * x.shape[3] + columns + taps % 3, index)
+    assert torch.equal(won.cpu().flatten(2), x.flatten(2).gather(2, index.flatten(2)))
 
     leaves = [wide_leaf(t) for t in (x, weight, bias)]
     map_between = F.batch_norm(leaves[0], None, None, *leaves[1:], training=True)
@@ -188,7 +189,7 @@ def assert_pools(x: torch.Tensor) -> None:
     grad = torch.randn(y.shape).to(x.dtype)
     winners = map_between.flatten(2).gather(2, index.flatten(2)).view(index.shape)
     gradients = torch.autograd.grad(winners, leaves, grad.double())
-    found = fused.normalise_pool_grad(to(grad), to(taps.to(torch.uint8)), to(x), norm)
+    found = fused.normalise_pool_grad(to(grad), to(taps.to(torch.uint8)), won, to(x), norm)
     assert found[0].dtype == x.dtype
     for mine, theirs in zip(found, gradients):
         assert_close(mine, theirs, length)
@@ -206,7 +207,7 @@ def test_pooling_in_every_dtype(dtype) -> None:
 
 @pytest.mark.parametrize("config", stem.pool_configs.shipped, ids=lambda c: str(c.blocks))
 def test_shipped_pooling_configurations(config) -> None:
-    kernels = stem.pool_configs, stem.pool_gradient_sums_configs, stem.pool_input_grad_configs
+    kernels = stem.pool_configs, stem.pool_input_grad_configs
     with every_kernel_at(config, *kernels), launch.wide_offsets():
         # eight ragged tiles of cells, two of channels
         assert_pools(images((2, config.blocks["BLOCK_C"] + 3, 31, config.blocks["BLOCK_P"] - 1), torch.float32))
@@ -219,8 +220,8 @@ def test_pooling_by_constant_statistics() -> None:
     y = F.max_pool2d(F.batch_norm(leaf, mean, invstd**-2, weight, bias, False, eps=0.0).relu(), 3, 2, 1)
     grad = torch.randn(y.shape, dtype=torch.float64)
     norm = tuple(map(to, (mean, invstd, weight, bias)))
-    taps = fused.normalise_pool(to(x), norm)[1]
-    found = fused.normalise_pool_grad(to(grad), taps, to(x), norm, training=False)
+    _, taps, won = fused.normalise_pool(to(x), norm)
+    found = fused.normalise_pool_grad(to(grad), taps, won, to(x), norm, training=False)
     assert_close(found[0], torch.autograd.grad(y, leaf, grad)[0])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 import pytest
@@ -142,15 +143,14 @@ def test_counts_work_and_bytes() -> None:
     assert sum(r.cost.bytes for r in records) == 4 * (3 * 5 * 7 + 7 * 4 + 4 + 3 * 5 * 4)
 
 
-def test_sum_partials_rounds_once() -> None:
-    partials = torch.randn(5, 3, 700)
+@pytest.mark.parametrize("config", [None, *kernels.sum_partials_configs.shipped], ids=str)
+@pytest.mark.parametrize("count", [1, 5, 70])
+def test_sum_partials_rounds_once(count, config) -> None:
+    partials = torch.randint(-(2**15), 2**15, (count, 3, 700)) / 2**12  # whose sums are exact in any order
     out = torch.full((3, 700), float("nan"), dtype=torch.float16)
-    with kernels.sum_partials_configs.forced(kernels.sum_partials_configs.shipped[0]):
+    with kernels.sum_partials_configs.forced(config) if config else contextlib.nullcontext():
         kernels.sum_partials(partials, out)
-    expected = partials[0]
-    for part in partials[1:]:
-        expected = expected + part
-    assert torch.equal(out, expected.half())
+    assert torch.equal(out, partials.sum(0).half())
 
 
 @pytest.mark.parametrize(

@@ -113,3 +113,19 @@ def test_files_are_read_without_running_code(tmp_path: Any) -> None:
     torch.save({"a": print}, tmp_path / "bad.pth")
     with pytest.raises(pickle.UnpicklingError):
         memory.load_saved(str(tmp_path / "bad.pth"))
+
+
+def test_an_arena_hands_out_parts_that_do_not_overlap() -> None:
+    whole = torch.zeros(1024, dtype=torch.uint8)
+    arena = memory.Arena(whole)
+    first, second = arena.take((3, 2), torch.int64), arena.take((5,), torch.float32)
+    assert first is not None and second is not None
+    assert (first.shape, first.dtype, second.shape) == ((3, 2), torch.int64, (5,))
+    first.fill_(-1), second.fill_(1.0)
+    assert (first == -1).all() and (second == 1).all()
+    assert first.data_ptr() % 8 == 0 and second.data_ptr() - first.data_ptr() == 256
+    assert arena.take((129,), torch.int32) is None  # 512 bytes are left, from where the next part begins
+    last = arena.take((128,), torch.int32)
+    assert last is not None and last.data_ptr() + 512 == whole.data_ptr() + 1024
+    assert arena.take((1,), torch.bool) is None
+    assert memory.Arena(whole).take((0, 3), torch.float64).shape == (0, 3)  # type: ignore[union-attr]

@@ -113,7 +113,7 @@ def test_half_precision_on_a_gpu_takes_one_launch(dtype) -> None:
     names = [r.kernel for r in records]
     assert (names == ["_pooled_stem_kernel"]) == (dtype == torch.bfloat16), names
     assert_close(y.cpu(), reference(x.cpu(), weight.cpu(), bias.cpu(), 3), 147)
-    apart, _ = fused.normalise_pool(
+    apart, *_ = fused.normalise_pool(
         convolution.conv2d(x, weight, None, 2, 3), (None, None, None, bias), with_taps=False
     )
     assert_close(y.cpu(), apart.cpu().double(), 147)

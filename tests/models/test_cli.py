@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +35,23 @@ def fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     assert captured.err.count("\n") == 1
     assert captured.err.startswith(f"tinyflow {arguments[0]}: ")
     return captured.err
+
+
+def test_the_package_is_the_command(tmp_path: Path) -> None:
+    """Where ``tinyflow`` is not installed."""
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "tinyflow.models", *arguments]
+        return subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+
+    found = run("info", "--json", "--size", "32", "--batch", "1")
+    assert found.returncode == 0, found.stderr
+    assert json.loads(found.stdout)["model"] == "resnet18"
+    refused = run("info", "--model", "resnet17")
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("tinyflow info: there is no model 'resnet17'")
 
 
 # ---- predict ---------------------------------------------------------------------------------------------------------

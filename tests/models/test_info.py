@@ -31,18 +31,30 @@ def test_a_training_step(capsys: pytest.CaptureFixture[str]) -> None:
     assert floor["images_per_second"] == pytest.approx(8 / floor["ms"] * 1e3)
 
 
+def test_a_fused_step_lists_the_pooling_with_the_last_block(capsys: pytest.CaptureFixture[str]) -> None:
+    common = "--fused", "--batch", "8", "--size", "64", "--dtype", "bfloat16"
+    training, inference = (as_json(capsys, *common, *more)["layers"] for more in (("--train",), ()))
+    assert isinstance(training, list) and isinstance(inference, list)
+    blocks = [f"layer{k}.{j}" for k in range(1, 5) for j in range(2)]
+    assert [layer["name"] for layer in training] == [*blocks, "fc", "(model)", "(loss)", "(optimizer)"]
+    assert [layer["name"] for layer in inference] == [*blocks, "avgpool", "fc", "(model)"]
+    assert training[7]["output"] == [8, 512, 1, 1] and inference[7]["output"] == [8, 512, 2, 2]
+
+
 def test_bytes_follow_the_dtype(capsys: pytest.CaptureFixture[str]) -> None:
     single, half = (as_json(capsys, "--size", "64", "--dtype", dtype) for dtype in ("float32", "bfloat16"))
     sums = [sum(layer["bytes"] for layer in found["layers"]) for found in (single, half)]  # type: ignore[attr-defined]
     assert sums[0] == pytest.approx(2 * sums[1], rel=1e-2)
 
 
-def test_no_time_without_a_measured_rate(capsys: pytest.CaptureFixture[str]) -> None:
-    floor = as_json(capsys, "--size", "64")["floor"]
-    assert isinstance(floor, dict)
-    assert floor["ms"] is None and floor["images_per_second"] is None
+def test_the_bytes_give_the_time_where_no_rate_was_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    found = as_json(capsys, "--size", "64")
+    layers, floor = found["layers"], found["floor"]
+    assert isinstance(layers, list) and isinstance(floor, dict)
+    assert floor["flops_per_second"] is None
+    assert floor["ms"] == pytest.approx(sum(layer["bytes"] for layer in layers) / floor["bytes_per_second"] * 1e3)
     assert main(["info", "--size", "64"]) == 0
-    assert "no rate of float32 was measured; try --dtype bfloat16" in capsys.readouterr().out
+    assert "(no rate of float32 products, 3.0 TB/s): " in capsys.readouterr().out
 
 
 def test_the_table_of_a_training_step(capsys: pytest.CaptureFixture[str]) -> None:
@@ -55,3 +67,8 @@ def test_the_table_of_a_training_step(capsys: pytest.CaptureFixture[str]) -> Non
 def test_an_unknown_gpu(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", "--gpu", "abacus"]) == 2
     assert "no rates of 'abacus' were measured; expected one of h100, h200" in capsys.readouterr().err
+
+
+def test_an_unknown_model(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "--model", "lenet"]) == 2
+    assert "tinyflow info: there is no model 'lenet'; expected one of resnet18, " in capsys.readouterr().err

@@ -91,7 +91,7 @@ def test_what_cannot_be_tuned(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     out = ["--out", str(tmp_path / "t.json")]
     message = fails(["_no_kernel", *STEP, *out], capsys)
     assert "_no_kernel has nothing to choose in a step of small; try _batch_norm_apply_kernel, " in message
-    assert "there is no model 'lenet'" in fails(["--shapes", "lenet", *out], capsys)
+    assert "tinyflow tune: there is no model 'lenet'" in fails(["--shapes", "lenet", *out], capsys)
     assert "--rounds: expected at least 1, got 0" in fails([*STEP[:-1], "0", *out], capsys)
     one = ["--shapes", "resnet18", "--batch", "1", "--size", "32", *out]
     assert "resnet18 does not train on 1 images of 32×32: batch_norm: Expected more than 1 value" in fails(one, capsys)

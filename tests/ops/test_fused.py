@@ -162,10 +162,11 @@ def relative_error(mine: torch.Tensor, theirs: torch.Tensor) -> float:
     return float((mine.double() - theirs.double()).norm() / theirs.double().norm())
 
 
-def test_gradients_by_boxes_arrive_masked_and_summed() -> None:
+@pytest.mark.parametrize("capability", [(9, 0), (10, 0)], ids=["gradient made", "gradient in a pass"])
+def test_gradients_by_boxes_arrive_masked_and_summed(capability: tuple[int, int]) -> None:
     leaves = chain_leaves()
     g = on_device(torch.randn(2, 64, 6, 6).to(torch.bfloat16))
-    with hardware.assumed(capability=(9, 0), multiprocessors=3):
+    with hardware.assumed(capability=capability, multiprocessors=3):
         _, y = chain(leaves)
         with launch.count() as records:
             found = gradients(y, leaves, g)
@@ -301,17 +302,19 @@ def test_a_stem_by_boxes_never_writes_the_map_between(config, size, filters) -> 
     ]
     forced = pooled_stem_weight_grad_configs.forced(config) if config else contextlib.nullcontext()
     outcomes = []
-    for capability in ((9, 0), (8, 0)):
+    for capability in ((9, 0), (8, 0), (10, 0)):
         with hardware.assumed(capability=capability, multiprocessors=3), launch.count() as records, forced:
             y = fused.conv_bn_relu_pool(x, *leaves, None, None, window=Window(2, 3))
             g = on_device(torch.ones(y.shape).to(torch.bfloat16))
             outcomes.append([on_cpu(y), *gradients(y, leaves, g)])
         wrote = {"_normalise_pool_input_grad_kernel"} & {r.kernel for r in records}
-        assert bool(wrote) == (capability < (9, 0))
+        assert bool(wrote) == (capability != (9, 0))
+        assert ("_stem_weight_grad_kernel" in {r.kernel for r in records}) == (capability == (10, 0))
         forced = contextlib.nullcontext()
     assert_close(outcomes[0][0], outcomes[1][0].double(), 147)
-    for by_boxes, general in zip(outcomes[0][1:], outcomes[1][1:]):
+    for by_boxes, general, in_a_pass in zip(*(gradients for _, *gradients in outcomes)):
         assert relative_error(by_boxes, general) < 0.02
+        assert relative_error(in_a_pass, general) < 0.02
 
 
 def test_two_branches_are_normalised_as_they_are_added() -> None:

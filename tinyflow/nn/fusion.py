@@ -20,9 +20,10 @@ from tinyflow.nn import functional as F
 from tinyflow.nn.activation import ReLU
 from tinyflow.nn.containers import Sequential
 from tinyflow.nn.conv import Conv2d
+from tinyflow.nn.linear import Linear
 from tinyflow.nn.module import Module
 from tinyflow.nn.norm import BatchNorm2d
-from tinyflow.nn.pooling import MaxPool2d
+from tinyflow.nn.pooling import AdaptiveAvgPool2d, MaxPool2d
 from tinyflow.ops import fused as ops
 from tinyflow.tensor import Tensor
 
@@ -53,7 +54,7 @@ def is_plain(*modules: Module | None) -> bool:
 
 
 def _plain(module: Module | None) -> bool:
-    if type(module) not in (Conv2d, BatchNorm2d, ReLU, MaxPool2d):
+    if type(module) not in (Conv2d, BatchNorm2d, ReLU, MaxPool2d, AdaptiveAvgPool2d, Linear):
         return False
     assert module is not None
     return not has_hooks(module) and getattr(module, "padding_mode", "zeros") == "zeros"
@@ -76,10 +77,14 @@ def _fits(x: Tensor, conv: Any, bn: Any) -> bool:
 
 def _folds(conv: Conv2d, bn: BatchNorm2d, *tensors: Tensor | None) -> bool:
     """True if nothing follows the gradient, and the statistics are those of the past."""
-    if bn.training or bn.running_mean is None or carries_tangents():
+    if bn.training or bn.running_mean is None:
         return False
-    involved = (*tensors, conv.weight, conv.bias, bn.weight, bn.bias)
-    return not (is_grad_enabled() and any(t is not None and t.requires_grad for t in involved))
+    return not _followed(*tensors, conv.weight, conv.bias, bn.weight, bn.bias)
+
+
+def _followed(*tensors: Tensor | None) -> bool:
+    """True if a derivative with respect to one of the tensors may be wanted."""
+    return carries_tangents() or (is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors))
 
 
 def _fold(conv: Conv2d, bn: BatchNorm2d, dtype: tinyflow.dtype | None) -> Any:
@@ -188,6 +193,34 @@ def conv_bn_relu_pool(x: Tensor, conv: Module, bn: Module, pool: Module) -> Tens
             tensors, settings = _arguments(conv, bn)  # type: ignore[arg-type]
             return ops.conv_bn_relu_pool(x, *tensors, **settings)
     return pool(conv_bn_act(x, conv, bn))
+
+
+def conv_bn_relu_mean(x: Tensor, conv: Module, bn: Module, residual: Tensor, pool: Module) -> Tensor:
+    """``pool(relu(bn(conv(x)) + residual))``; fused where ``pool`` takes the mean of whole maps and weights do not fold.
+
+    Nobody else gets to see the maps, so they are not written.
+    """
+    if _fits(x, conv, bn) and conv.bias is None and takes_mean(pool) and ops.averages(*residual.shape[2:]):
+        if not _folds(conv, bn, x, residual):  # type: ignore[arg-type]
+            tensors, settings = _arguments(conv, bn)  # type: ignore[arg-type]
+            return ops.conv_bn_act_mean(x, *tensors, residual=residual, **settings)
+    return pool(conv_bn_act(x, conv, bn, residual))
+
+
+def mean_linear(x: Tensor, pool: Module, linear: Module) -> Tensor:
+    """``linear(pool(x).flatten(1))``; one launch for a few images where no gradient is followed."""
+    if x.dim() == 4 and takes_mean(pool) and type(linear) is Linear and is_plain(linear) and _half_precision(x) is None:
+        weight, bias = linear.weight, linear.bias
+        one_dtype = x.dtype.is_floating_point and all(t is None or t.dtype == x.dtype for t in (weight, bias))
+        fits = one_dtype and x.shape[1] == linear.weight.shape[1] and ops.few_means(x)
+        if fits and not _followed(x, weight, bias):
+            return ops.mean_linear(x, weight, bias)
+    return linear(pool(x).flatten(1))
+
+
+def takes_mean(pool: Module) -> bool:
+    """True if ``pool`` may be fused and takes the mean of whole maps."""
+    return type(pool) is AdaptiveAvgPool2d and is_plain(pool) and pool.output_size in (1, (1, 1))
 
 
 def _pool_settings(pool: Any) -> tuple[Any, ...]:

@@ -9,6 +9,7 @@ from tinyflow.autocast_mode import HALF
 from tinyflow.kernels import matmul as kernels
 from tinyflow.kernels import strides
 from tinyflow.kernels.dtypes import Scalar
+from tinyflow.ops import reduction
 from tinyflow.ops.arithmetic import add, mul
 from tinyflow.ops.creation import eye
 from tinyflow.ops.define import Op, define
@@ -38,6 +39,23 @@ product: Op = define(
     a=lambda g, b, allow_tf32: product(g, matrix_transpose(b), None, allow_tf32),
     b=_right_grad,
     bias=lambda g: g,
+)
+
+
+def _weight_grad(g: Tensor, x: Tensor) -> Tensor:
+    """Laid out as the weight, so that a leaf takes it over as it is."""
+    if x.dim() > 2:
+        x, g = reshape(x, -1, x.shape[-1]), reshape(g, -1, g.shape[-1])
+    return product(matrix_transpose(g), x)
+
+
+_linear: Op = define(
+    kernels.linear,
+    name="matmul",
+    autocast=HALF,
+    x=lambda g, weight: product(g, weight),
+    weight=_weight_grad,
+    bias=lambda g: reduction.sum(g, tuple(range(g.dim() - 1))),
 )
 
 
@@ -294,5 +312,5 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
             f"got weight {tuple(weight.shape)} and bias {tuple(bias.shape)}"
         )
     if input.dim() == 1:
-        return squeeze(product(unsqueeze(input, 0), matrix_transpose(weight), bias), 0)
-    return product(input, matrix_transpose(weight), bias)
+        return squeeze(_linear(unsqueeze(input, 0), weight, bias), 0)
+    return _linear(input, weight, bias)

@@ -63,8 +63,8 @@ def summarise(
         loss: of the model's output; with it the backward pass is counted too, and each launch of it belongs to the layer
             whose operation it differentiates.
         optimizer: counted in its second step, when its buffers are there; inference likewise, when weights are folded.
-        watched: which modules are listed by themselves. Hooks are put on them, so they are not fused with others; what
-            another module launches belongs to the one around it.
+        watched: which modules are listed by themselves. Hooks are put on them, so those with no others inside are not fused
+            with their neighbours; what another module launches belongs to the one around it.
     """
     layers = _Layers(model, watched)
     with count_launches() as records, planned_for_gpu(), set_grad_enabled(loss is not None):
@@ -102,17 +102,22 @@ class _Layers:
     def watched(self, records: list[Record]) -> Iterator[None]:
         """Follows the calls of all modules in a block."""
 
-        def enter(module: Any, inputs: tuple[Any, ...]) -> None:
-            self._settle(records)
-            self._open.append(([], _nodes(inputs)))  # now: an operation in place gives its input another history
+        def hooks(blind: bool) -> tuple[Callable[..., None], Callable[..., None]]:
+            def enter(module: Any, inputs: tuple[Any, ...]) -> None:
+                self._settle(records)
+                self._open.append(([], _nodes(inputs)))  # now: an operation in place gives its input another history
 
-        def leave(module: Any, inputs: tuple[Any, ...], output: Any) -> None:
-            self._settle(records)
-            self._leave(module, output)
+            def leave(module: Any, inputs: tuple[Any, ...], output: Any) -> None:
+                self._settle(records)
+                self._leave(module, output)
+
+            enter.blind = leave.blind = blind  # type: ignore[attr-defined]
+            return enter, leave
 
         handles: list[Any] = []
         try:
             for module in self._names:
+                enter, leave = hooks(blind=not _is_leaf(module))
                 handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
             records.clear()
             yield
@@ -128,7 +133,7 @@ class _Layers:
     def _leave(self, module: Any, output: Any) -> None:
         records, before = self._open.pop()
         name = self._names[module]
-        leaf = not any(True for _ in module.children())
+        leaf = _is_leaf(module)
         shape = tuple(output.shape) if isinstance(output, Tensor) else ()
         layer = Layer(name, type(module).__name__, shape, 0, records)
         if records or leaf:
@@ -191,6 +196,10 @@ class _Layers:
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def _is_leaf(module: Any) -> bool:
+    return not any(True for _ in module.children())
 
 
 def _nodes(inputs: Sequence[Any]) -> set[Any]:

@@ -11,7 +11,8 @@ is recomputed from ``x``, in the same arithmetic and rounding as forward, so tha
 one the mask comes from ``y``, and h is written once, for the residual and for the second pass.
 
 ``forward`` and ``gradients`` are the passes, ``affine_gradient`` the last one as three numbers a channel, for a kernel that
-makes the gradient on the spot; ``images`` is what they share.
+makes the gradient on the spot; ``mean`` is all of it where only the mean of each map is wanted; ``images`` is what they
+share.
 """
 
 from __future__ import annotations
@@ -30,3 +31,9 @@ from tinyflow.kernels.fused.normalise.images import Norm as Norm
 from tinyflow.kernels.fused.normalise.images import check_images as check_images
 from tinyflow.kernels.fused.normalise.images import image as image
 from tinyflow.kernels.fused.normalise.images import relu as relu
+from tinyflow.kernels.fused.normalise.mean import fits_mean as fits_mean
+from tinyflow.kernels.fused.normalise.mean import mean_configs as mean_configs
+from tinyflow.kernels.fused.normalise.mean import mean_gradient_sums_configs as mean_gradient_sums_configs
+from tinyflow.kernels.fused.normalise.mean import mean_input_grad_configs as mean_input_grad_configs
+from tinyflow.kernels.fused.normalise.mean import normalise_mean as normalise_mean
+from tinyflow.kernels.fused.normalise.mean import normalise_mean_grad as normalise_mean_grad

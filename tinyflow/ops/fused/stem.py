@@ -1,0 +1,113 @@
+"""A network's stem as one operation: convolution, batch normalisation, ReLU, and a max-pooling.
+
+What flows back into a pooled value goes to one element of the map between, the winner, whose ReLU is the pooled value's. So
+an upper operation can deliver to this one too: the sums of the batch normalisation follow from the winners alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tinyflow.autocast_mode import HALF
+from tinyflow.autograd.grad_mode import is_grad_enabled
+from tinyflow.kernels import fused
+from tinyflow.kernels.fused import convolution
+from tinyflow.kernels.fused.convolution import Window
+from tinyflow.kernels.fused.normalise import RELU
+from tinyflow.kernels.memory import Buffer
+from tinyflow.ops.arithmetic import where
+from tinyflow.ops.define import define, unwrap, wrap
+from tinyflow.ops.fused.batch import Batch, check_running, record_batch, statistics
+from tinyflow.ops.fused.gradients import Delivery, composed, input_gradient, weight_gradient
+from tinyflow.ops.pooling import max_pool2d_input_grad
+from tinyflow.tensor import Tensor
+
+#: Kernel, stride, padding, dilation and rounding of the pooling.
+_POOL = (3, 2, 1, 1, False)
+
+
+def _forward_pool(
+    x: Buffer,
+    conv_weight: Buffer,
+    weight: Buffer | None,
+    bias: Buffer | None,
+    running_mean: Buffer | None,
+    running_var: Buffer | None,
+    batch: Batch,
+    delivery: Delivery,
+    act: str = RELU,
+) -> tuple[Buffer | None, ...]:
+    z, mean, invstd, folded = statistics(x, conv_weight, running_mean, running_var, batch)
+    return *fused.normalise_pool(z, (mean, invstd, weight, bias)), z, mean, invstd, folded
+
+
+def _pool_gradients(
+    g: Any,
+    x: Any,
+    conv_weight: Any,
+    weight: Any,
+    bias: Any,
+    y: Any,
+    taps: Any,
+    winners: Any,
+    z: Any,
+    mean: Any,
+    invstd: Any,
+    folded: Any,
+    batch: Batch,
+    delivery: Delivery,
+    act: str,
+    needs: tuple[bool, ...],
+) -> tuple[Any, ...]:
+    window, training, _, _ = batch
+    norm = (mean._data, invstd._data, unwrap(weight), unwrap(bias))
+    if is_grad_enabled():
+        h = max_pool2d_input_grad(g, taps, tuple(z.shape), *_POOL)
+        h = where(wrap(fused.normalise_act(z._data, norm)) <= 0, 0.0, h)
+        return composed(h, x, conv_weight, weight, mean, invstd, batch)
+    sums = delivery.take(g)
+    pooled = g._data, y._data, taps._data, winners._data
+    if folded is not None and training and not needs[0] and needs[1]:
+        made = convolution.stem_grad(
+            *pooled, z._data, norm, tuple(x.shape), folded._data, tuple(conv_weight.shape), window, sums
+        )
+        return None, *map(wrap, made)
+    need_x = needs[0] or needs[1]
+    grad_z, grad_weight, grad_bias = fused.normalise_pool_grad(
+        g._data, taps._data, winners._data, z._data, norm, training, need_x, sums
+    )
+    grad_x = input_gradient(grad_z, x, conv_weight, window) if needs[0] else None
+    grad_conv = weight_gradient(grad_z, x, conv_weight, window) if needs[1] else None
+    return grad_x, grad_conv, wrap(grad_weight), wrap(grad_bias)
+
+
+_conv_bn_relu_pool = define(
+    _forward_pool,
+    name="conv_bn_relu_pool",
+    outputs=("y", "taps", "winners", "z", "mean", "invstd", "folded"),
+    autocast=HALF.only("x", "conv_weight"),
+    joint={("x", "conv_weight", "weight", "bias"): _pool_gradients},
+    running_mean=None,
+    running_var=None,
+)
+
+
+def conv_bn_relu_pool(
+    x: Tensor,
+    conv_weight: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    *,
+    window: Window = Window(),
+    training: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """``max_pool2d(relu(batch_norm(conv2d(x, conv_weight))), 3, stride=2, padding=1)``, otherwise as :func:`conv_bn_act`."""
+    check_running(training, running_mean, running_var)
+    batch = Batch(window, training, momentum, eps)
+    y = _conv_bn_relu_pool(x, conv_weight, weight, bias, running_mean, running_var, batch, Delivery())[0]
+    record_batch(training, running_mean, running_var)
+    return y
