@@ -21,8 +21,8 @@ def markdown(content: Mapping[str, Any]) -> str:
         "",
         f"{content['dtype']}, Triton {content['triton']}, without a GPU: registers and bytes of stack a thread, bytes of "
         "shared memory a program, and how often an instruction stands in the code. `python -m tests.compile.instructions` "
-        "compiles all of it anew. LDL and STL are spills; HGMMA is a product, UTMALDG and UTMASTG move boxes, LDSM takes a "
-        "factor through registers.",
+        "compiles all of it anew. LDL and STL are spills; HGMMA is a product, WARPGROUP.DEPBAR a wait for products, UTMALDG "
+        "and UTMASTG move boxes, LDSM takes a factor through registers.",
         "",
     ]
     for kernel in dict.fromkeys(row["kernel"] for row in rows):

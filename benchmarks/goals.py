@@ -94,8 +94,8 @@ def markdown(devices: Mapping[str, Cases]) -> str:
             "# On a GPU",
             "",
             f"Models: {sizes}, steps recorded and replayed; torch: channels-last, autocast, `cudnn.benchmark`. "
-            "`benchmarks/on_gpu` measures on a GPU machine, `python -m benchmarks.report` fills this table from what it "
-            "leaves in this folder, and nothing else does.",
+            "`benchmarks/on_gpu` measures on a GPU machine, `benchmarks/on_gpu --keep` fills this table from what it "
+            "collected there, and nothing else does.",
             "",
             *figures.table(head, rows),
             "",

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import compile_report, figures, goals, profile_report, quotes
+from benchmarks import compile_report, figures, goals, prediction, profile_report, quotes
 from benchmarks.case import OURS, STOCK, TORCH
 from benchmarks.results import FOLDER, PROFILE_SUFFIX, files, read
 from tinyflow.serialization import replacing
@@ -192,7 +192,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for path in paths:
         print(write(path))
     if folder.resolve() == FOLDER.resolve():
-        for path in (*compile_report.write_all(folder), goals.write(folder), *quotes.renew(folder)):
+        for path in (
+            *compile_report.write_all(folder),
+            *prediction.write_all(folder),
+            goals.write(folder),
+            *quotes.renew(folder),
+        ):
             print(path)
     return 0
 

@@ -26,7 +26,8 @@ def now() -> str:
 class Results:
     """Records by key, with the ceilings of the device, on disk after every change.
 
-    A file that another machine, or the same with other versions, has written is not added to: it starts afresh.
+    A file that another machine, or the same with other versions, has written is not added to: it starts afresh, and what
+    was there is kept beside it as ``….json.before``.
     Records stand in the order of ``keys``, whichever was made first; those of cases that are no more are dropped.
     """
 
@@ -43,6 +44,8 @@ class Results:
                 self.cases = found["cases"]
                 self.ceilings = found.get("ceilings", {})
                 self.begun = found.get("begun", {})
+            else:
+                path.replace(path.with_name(f"{path.name}.before"))
 
     def begin(self, key: str) -> int:
         """Notes that a case is begun; returns how often it was before without an end."""

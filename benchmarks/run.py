@@ -13,7 +13,7 @@ import torch
 
 import tinyflow
 from benchmarks import ceilings, figures, machine, measure, profile, report
-from benchmarks.case import scale_for, selected
+from benchmarks.case import QUICK_ON_GPU, scale_for, selected
 from benchmarks.cases import table
 from benchmarks.gpu.scheduler import DEVICE_LOST, FAILURES, TIME_RAN_OUT
 from benchmarks.results import FOLDER, QUICK_FOLDER, Results
@@ -26,7 +26,11 @@ _ATTEMPTS = 2
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
     parser.add_argument("--family", action="append", default=[], help="only this family; may be given again")
+    parser.add_argument("--without", default=None, metavar="WORDS", help="leave out cases whose name has these words")
     parser.add_argument("--quick", action="store_true", help="small problems, few repetitions: a trial, not a result")
+    parser.add_argument(
+        "--as-on-gpu", action="store_true", help="with --quick, in half precision and recorded, without a GPU too"
+    )
     parser.add_argument("--resume", action="store_true", help="keep what the file has already")
     parser.add_argument("--no-stock", action="store_true", help="leave Triton's own interpreter out")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no case after this time")
@@ -42,9 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     device = tinyflow.get_default_device()
     scale, effort = scale_for(device, options.quick), QUICK_EFFORT if options.quick else Effort()
+    if options.as_on_gpu and options.quick:
+        scale = QUICK_ON_GPU
     everything = table(scale)
     try:
-        cases = selected(everything, options.family)
+        cases = [
+            c for c in selected(everything, options.family) if options.without is None or options.without not in c.name
+        ]
     except ValueError as error:
         print(f"benchmarks.run: {error}", file=sys.stderr)
         return 2

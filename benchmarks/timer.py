@@ -128,7 +128,11 @@ class DeviceTimer:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._flush = torch.empty(self._FLUSH_BYTES, dtype=torch.int8, device=device)
+        self._flushed = torch.empty(self._FLUSH_BYTES, dtype=torch.int8, device=device)
+
+    def flush(self) -> None:
+        """Empties the cache, which keeps the device busy too, while the host prepares the call."""
+        self._flushed.zero_()
 
     def time(self, contenders: Mapping[str, Contender], effort: Effort) -> None:
         for c in contenders.values():
@@ -145,7 +149,7 @@ class DeviceTimer:
 
     def _mark(self, call: Call) -> tuple[torch.cuda.Event, torch.cuda.Event]:
         start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        self._flush.zero_()  # keeps the device busy too, while the host prepares the call
+        self.flush()
         start.record()
         call()
         stop.record()

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.case import OURS, TORCH, Case, Input, Scale, bound
-from tinyflow.kernels import arithmetic, batch_norm, conv2d, fused, loss, pooling
-from tinyflow.kernels.fused import convolution
+from tinyflow.kernels import arithmetic, batch_norm, conv2d, fused, loss, matmul, pooling, reduction
+from tinyflow.kernels.fused import convolution, head
 from tinyflow.kernels.fused.convolution import Biased, Window
 
 _HALF, _LAST = torch.bfloat16, torch.channels_last
@@ -76,6 +76,16 @@ def _inference(scale: Scale) -> Iterator[Case]:
         x,
         short,
     )
+    side = max(scale.image // 32, 2)
+    yield from _both(
+        "mean and linear layer of one image",
+        lambda x, w, b: head.mean_linear(x, w, b),
+        lambda x, w, b: matmul.linear(reduction.mean(x, (2, 3)), w, b),
+        lambda x, w, b: F.linear(x.mean((2, 3)), w, b),
+        Input((1, 512, side, side), _HALF, _LAST),
+        Input((1000, 512), _HALF),
+        Input((1000,), _HALF),
+    )
 
 
 def _training(scale: Scale) -> Iterator[Case]:
@@ -96,6 +106,19 @@ def _training(scale: Scale) -> Iterator[Case]:
         lambda x, w, b: pooling.max_pool2d(arithmetic.relu(batch_norm.batch_norm(x, w, b)[0]), 3, 2, 1)[0],
         lambda x, w, b: F.max_pool2d(F.batch_norm(x, None, None, w, b, training=True).relu(), 3, 2, 1),
         _maps(scale, 64, 2),
+        vector,
+        vector,
+    )
+    last, vector = _maps(scale, 512, 32), Input((512,))
+    yield from _both(
+        "batch norm, residual, ReLU, mean",
+        lambda x, r, w, b: fused.normalise_mean(x, (*batch_norm.batch_norm_statistics(x), w, b), r)[0],
+        lambda x, r, w, b: reduction.mean(
+            fused.normalise_act(x, (*batch_norm.batch_norm_statistics(x), w, b), r), (2, 3), keepdim=True
+        ),
+        lambda x, r, w, b: (F.batch_norm(x, None, None, w, b, training=True) + r).relu().mean((2, 3), keepdim=True),
+        last,
+        last,
         vector,
         vector,
     )

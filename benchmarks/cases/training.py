@@ -38,11 +38,11 @@ def _models(scale: Scale) -> Iterator[Case | MemoryCase]:
         yield make(model, "training step", _training(scale, model))
         if scale.half:
             yield make(model, "training step, launch by launch", _training(scale, model, captured=False))
-            yield make(model, "training step, beside torch.compile", _training(scale, model, compiled=True))
         yield make(model, "inference", _inference(scale, model), labels=False)
-        if scale.half:
-            yield make(model, "inference, beside torch.compile", _inference(scale, model, compiled=True), labels=False)
         yield MemoryCase(model, "training step, peak memory", model, batch, scale.image, scale.half)
+        if scale.half:
+            yield make(model, "training step, beside torch.compile", _training(scale, model, compiled=True))
+            yield make(model, "inference, beside torch.compile", _inference(scale, model, compiled=True), labels=False)
 
 
 def _throughput(scale: Scale) -> Iterator[Case]:

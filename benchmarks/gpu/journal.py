@@ -96,11 +96,12 @@ if "hypothesis" in _ABSENT:
     _stand_in_for_hypothesis()
 
 
-def _asks_for_what_is_absent(file: Path) -> bool:
+def _absent_for(file: Path) -> list[str]:
+    """The packages that a file asks for and that are not here."""
     if not file.is_file():
-        return False
+        return []
     found = re.findall(r"^(?:import|from) (\w+)", file.read_text(encoding="utf-8"), re.MULTILINE)
-    return not _ABSENT.isdisjoint(set(found) - {"hypothesis"})
+    return sorted(_ABSENT & set(found) - {"hypothesis"})
 
 
 def outcomes(path: Path) -> dict[str, dict[str, Any]]:
@@ -171,9 +172,12 @@ class _Plugin:
 
     def pytest_ignore_collect(self, collection_path: Path) -> bool | None:
         file = collection_path / "conftest.py" if collection_path.is_dir() else collection_path
-        if not file.name.startswith(("test_", "conftest")) or not _asks_for_what_is_absent(file):
+        absent = _absent_for(file) if file.name.startswith(("test_", "conftest")) else []
+        if not absent:
             return None
-        self._journal.write(test=str(collection_path), outcome="not collected", why="a package is not installed")
+        self._journal.write(
+            test=os.path.relpath(collection_path), outcome="not collected", why=f"not installed: {', '.join(absent)}"
+        )
         return True
 
     @pytest.hookimpl(tryfirst=True)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,9 @@ _TRIES = 2
 
 #: Seconds between looks at the running tasks, and between two saves while they run.
 _LOOK, _SAVE = 0.2, 15.0
+
+#: Of Linux's prctl: the signal that a process gets when the one that started it has ended.
+_PARENT_DEATH_SIGNAL = 1
 
 DONE = ("done", "done, with failures", "crashed", "hung")
 
@@ -46,6 +51,26 @@ class Task:
     stall_s: float = 300.0
     least_s: float = 30.0
     on_cut: Callable[[], None] = lambda: None
+
+
+class Busy(Exception):
+    """Another call is at work in the same folder."""
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keeps other calls out of a folder in a block; a call that was killed keeps nobody out.
+
+    Raises:
+        Busy: if one is at work there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise Busy(f"another call is at work in {folder}: wait for it, or name another folder") from None
+        yield
 
 
 class State:
@@ -93,7 +118,7 @@ class _Running:
             stdout=self._file,
             stderr=subprocess.STDOUT,
             env={**environment, **task.environment},
-            start_new_session=True,
+            preexec_fn=_in_a_group_of_its_own,
         )
 
     def _sizes(self) -> tuple[tuple[int, int], ...]:
@@ -129,12 +154,28 @@ class _Running:
         self.record["seconds"] = round(self.record["seconds"] + time.monotonic() - self.started, 1)
 
 
+def _in_a_group_of_its_own() -> None:
+    """In a task's process before its program: it can be ended with all that it starts, and it ends when the call does.
+
+    A call that is killed cannot end its tasks; they would go on, and disturb those of the next call.
+    """
+    os.setpgid(0, 0)
+    with contextlib.suppress(OSError, AttributeError):  # only Linux has it
+        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+
+
 def run(tasks: Sequence[Task], state: State, end: float, width: Mapping[str, int], say: Callable[[str], None]) -> bool:
     """Runs what is not done, phase by phase, until ``end`` on the monotonic clock; True if all is done.
 
     Args:
         width: how many tasks of a phase run at a time; one where it is not named.
     """
+    for task in tasks:
+        if (
+            state.tasks.get(task.name, {}).get("status") == "running"
+        ):  # the call before was killed, and its tasks with it
+            state.of(task)["status"] = "to go on"
+            task.on_cut()
     for phase in dict.fromkeys(task.phase for task in tasks):
         found = [task for task in tasks if task.phase == phase]
         _run_phase(found, state, end, width.get(phase, 1), say)
@@ -156,6 +197,7 @@ def _run_phase(tasks: Sequence[Task], state: State, end: float, width: int, say:
                 if left > task.least_s:
                     running.append(_Running(task, state, left, os.environ))
                     state.of(task)["status"] = "running"
+                    state.save()  # a call that is killed leaves word of it
                     say(f"{task.name}: begins, {left:.0f} s left")
             if not running:
                 return

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 import re
+import subprocess
+import sys
 import time
 
 import pytest
 import torch
 
 import tinyflow
-from benchmarks import ceilings, compile_report, figures, goals, measure, pictures, profile, quotes, report, run
+from benchmarks import (
+    ceilings,
+    compile_report,
+    figures,
+    goals,
+    measure,
+    pictures,
+    prediction,
+    profile,
+    quotes,
+    report,
+    run,
+)
 from benchmarks.case import ON_GPU, OURS, QUICK, QUICK_ON_GPU, STOCK, TORCH, Case, Input, case, relative_error, selected
 from benchmarks.cases import table, training
 from benchmarks.peak_memory import MemoryCase
@@ -386,6 +402,9 @@ def test_pages_quote_what_was_measured():
         text = page.read_text()
         assert quotes.renewed(text, *found) == text, "run python -m benchmarks.report"
     notes = re.sub(r"<!--=.*?<!--/-->", "", quotes.PAGES[0].read_text())
+    notes = re.sub(
+        r"^#+ (?:A prediction: |Predicted ).*?(?=^##|\Z)", "", notes, flags=re.MULTILINE | re.DOTALL
+    )  # not measured, and says so
     assert re.findall(r"\d[\d.,]*\s?(?:ms|µs|s|[kMG]B|[MGT]FLOP/s|[MGT]B/s|×|%)(?![\w/])", notes) == []  # typed by hand
 
 
@@ -398,6 +417,51 @@ def test_reports_are_up_to_date():
     for path in FOLDER.glob("compile_*.json"):
         expected = compile_report.markdown(json.loads(path.read_text()))
         assert path.with_suffix(".md").read_text() == expected, "run python -m benchmarks.report"
+    for path in FOLDER.glob("step_*.json"):
+        expected = prediction.markdown(json.loads(path.read_text()))
+        assert path.with_suffix(".md").read_text() == expected, "run python -m benchmarks.report"
     found = [read(path) for path in files(FOLDER)]
     devices = {r["machine"]["device"]: r["cases"] for r in found if r["machine"]["kind"] == "cuda"}
     assert (FOLDER / "gpu.md").read_text() == goals.markdown(devices), "run python -m benchmarks.report"
+
+
+def test_a_prediction_takes_the_longest_of_its_times():
+    counts = {"instructions": 100, "bytes_loaded": 0, "bytes_stored": 0, "product_flops": 0, "LDG": 0}
+    row = {
+        "kernel": "_k",
+        "operands": [[8]],
+        "grid": [1320],
+        "blocks": {},
+        "num_warps": 4,
+        "registers": 32,
+        "shared": 0,
+    }
+    by = prediction.Assumed()
+    predict = functools.partial(prediction.predicted, multiprocessors=132, flops=1e12, bandwidth=1e12, by=by)
+    moved = predict({**row, "flops": 0, "bytes": 10**9, "boxed": 0, "all": counts})
+    assert (moved.bound, moved.programs, moved.total) == ("memory", 16, 1e-3 + by.start)
+    busy = predict({**row, "flops": 0, "bytes": 0, "boxed": 0, "all": {**counts, "instructions": 10**6}})
+    assert busy.bound == "issue"
+    assert busy.issue == pytest.approx(10 * 4 * 1e6 / (3.2 * by.clock))
+    # a thousand rounds of one wave's loops: each waits for its loads
+    loop = {**counts, "instructions": 10, "bytes_loaded": 16, "LDG": 1}
+    waits = predict(
+        {**row, "grid": [132], "flops": 0, "bytes": 132 * 128 * 16 * 1000, "boxed": 0, "all": counts, "loop": loop}
+    )
+    assert waits.bound == "chain"
+    assert waits.chain == pytest.approx(1000 * by.latency)
+
+
+def test_pytest_benchmark_measures_both_contenders(tmp_path):
+    pytest.importorskip("pytest_benchmark")
+    written = tmp_path / "written.json"
+    options = ["--benchmark-only", f"--benchmark-json={written}", "-k", "launcher", "-q", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "benchmarks", *options]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_XDIST")} | {"PYTEST_ADDOPTS": ""}
+    ran = subprocess.run(command, cwd=FOLDER.parents[1], env=environment, capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    found = {b["params"]["contender"]: b for b in json.loads(written.read_text())["benchmarks"]}
+    assert set(found) == {"tinyflow", "torch"}
+    for measured in found.values():
+        assert measured["group"] == "launcher/one store"
+        assert measured["stats"]["rounds"] == 10 and measured["stats"]["median"] > 0

@@ -6,12 +6,17 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
-from benchmarks.gpu import journal, summary
-from benchmarks.gpu.__main__ import do, parse
-from benchmarks.gpu.scheduler import DEVICE_LOST, State, Task, run
+import pytest
+
+import tinyflow
+from benchmarks import goals
+from benchmarks.gpu import ahead, journal, keep, summary
+from benchmarks.gpu.__main__ import do, main, parse
+from benchmarks.gpu.scheduler import DEVICE_LOST, Busy, State, Task, alone, run
 from benchmarks.gpu.tasks import Settings, tasks
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -122,15 +127,59 @@ def test_a_call_says_what_is_left_and_collects_what_it_wrote(tmp_path, capsys):
     assert json.loads((out / "state.json").read_text())["tasks"]["a"]["status"] == "to go on"
     assert do(found, state, options, time.monotonic()) == 0
     assert "| a | done |" in (out / "summary.md").read_text()
-    assert (out / "logs" / "a.log").exists()
+    assert sorted(path.name for path in out.iterdir()) == ["on_gpu.tar.gz", "state.json", "summary.md"]
+    with tarfile.open(out / "on_gpu.tar.gz") as archive:
+        assert "logs/a.log" in archive.getnames()
     assert do([*found, task("b", "raise SystemExit(1)")], state, options, time.monotonic()) == 1
+
+
+def test_a_call_keeps_others_out_but_not_when_it_is_dead(tmp_path):
+    with alone(tmp_path), pytest.raises(Busy, match="another call is at work in"), alone(tmp_path):
+        pass
+    with alone(tmp_path):
+        pass
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from benchmarks.gpu.scheduler import State, Task, run
+program = "import os, sys, time; print(os.getpid(), file=open(sys.argv[1], 'w'), flush=True); time.sleep(60)"
+task = Task("phase", "long", lambda left: [sys.executable, "-S", "-c", program, sys.argv[2]], least_s=0.0)
+run([task], State(Path(sys.argv[1])), time.monotonic() + 60, {}, print)
+"""
+
+
+def test_what_a_killed_call_had_begun_ends_with_it_and_goes_on_in_the_next(tmp_path):
+    pid = tmp_path / "pid"
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "state"), str(pid)]
+    call = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    assert any(pid.exists() and pid.read_text().strip() or time.sleep(0.1) for _ in range(600))
+    call.kill()
+    call.wait()
+    assert any(_is_gone(int(pid.read_text())) or time.sleep(0.1) for _ in range(50))
+    assert State(tmp_path / "state").tasks["long"]["status"] == "running"
+    cut = []
+    found = [task("long", "", phase="phase", on_cut=lambda: cut.append(1))]
+    assert outcome(tmp_path / "state", found) == (True, {"long": "done"})
+    assert cut == [1]
+
+
+@pytest.mark.skipif(tinyflow.gpu_available(), reason="there is a GPU")
+def test_without_a_gpu_it_takes_a_trial(tmp_path, capsys):
+    assert main(["--state", str(tmp_path / "state")]) == 2
+    assert "torch finds no GPU here; --trial goes through all of it without one" in capsys.readouterr().err
+    assert not (tmp_path / "state").exists()
 
 
 def test_the_tasks_of_a_gpu_machine(tmp_path):
     found = tasks(Settings(tmp_path, jobs=3))
     assert list(dict.fromkeys(t.phase for t in found)) == [
         "check",
+        "compile",
+        "first",
         "tests",
+        "candidates",
         "tuning",
         "benchmarks",
         "profile",
@@ -141,11 +190,83 @@ def test_the_tasks_of_a_gpu_machine(tmp_path):
     commands = {t.name: t.command(400.0) for t in found}
     assert all(command[0] in (sys.executable, "env") for command in commands.values())
     assert "--part 2/3" in " ".join(commands["tests 2 of 3"])
+    risky = [word for word in commands["risky tests 1 of 3"] if word.startswith("tests/")]
+    assert risky and all((ROOT / file).is_file() for file in risky)
+    assert {t.environment["OMP_NUM_THREADS"] for t in found if t.name.startswith("tests")} == {"1"}
+    assert "--without torch.compile" in " ".join(commands["first figures"])
+    caches = {(t.environment["TRITON_CACHE_DIR"], t.environment["TORCHINDUCTOR_CACHE_DIR"]) for t in found}
+    assert len(caches) == 1
     assert "resume=True, seconds=310.0" in commands["tune resnet18"][-1]
     assert not any("TINYFLOW_TUNED" in word for word in commands["benchmarks resnet18"])
+    assert not any("TINYFLOW_TUNED" in word for word in commands["first figures"])
     (tmp_path / "tuned.json").touch()
     later = {t.name: t.command(400.0) for t in found}
     assert f"TINYFLOW_TUNED={tmp_path / 'tuned.json'}" in later["benchmarks resnet18"]
+
+
+# ---- compiling ahead, and keeping what came of a run -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", [["--part", "1/60"], ["--part", "2/60", "--candidates"]], ids=["step", "candidates"])
+def test_kernels_are_compiled_ahead(what, tmp_path):
+    command = [sys.executable, "-m", "benchmarks.gpu.ahead", *what, "--batch", "2", "--image", "64"]
+    environment = os.environ | {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
+    ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert ran.stdout.splitlines()[-1].endswith(" launches compiled for sm_90, 0 calls failed")
+    assert list(tmp_path.rglob("*.cubin"))
+    assert ahead.parse([]).batch == 256
+
+
+def pretended(kind, milliseconds):
+    """A result file of a device that is none, with one case for each of some times."""
+    machine = {
+        "device": "A pretended GPU",
+        "kind": kind,
+        "processor": "a processor",
+        "cores": 1,
+        "torch_threads": 1,
+        "mode": "compiled",
+        "versions": {},
+        "platform": "a platform",
+    }
+    figures = {"unit": "second", "parts": 1, "images": 256, "products": "bfloat16", "statistic": "median_s"}
+    figures |= {"launches": 1, "flops": 1, "bytes": 1, "floor_s": None, "not_measured": {}}
+    figures |= {"date": "2000-01-01", "load_before": 0.0, "sizes": ""}
+
+    def case(family, name, ours):
+        times = {"tinyflow": ours * 1e-3, "torch": 10e-3}
+        contenders = {who: {"minimum_s": t, "median_s": t, "samples": 3} for who, t in times.items()}
+        return {**figures, "family": family, "name": name, "contenders": contenders}
+
+    cases = {f"resnet18/{name}": case("resnet18", name, ours) for name, ours in milliseconds.items()}
+    return {"format": 1, "machine": machine, "ceilings": {}, "begun": {"x": 1}, "cases": cases}
+
+
+def test_what_was_collected_is_kept(tmp_path, capsys):
+    state, out, target, tables = (tmp_path / name for name in ("state", "out", "target", "tables"))
+    for kind, cases in (("untuned", {"training step": 8.0, "inference": 2.0}), ("results", {"training step": 4.0})):
+        (state / kind).mkdir(parents=True)
+        (state / kind / "a-pretended-gpu.json").write_text(json.dumps(pretended("cuda", cases)))
+    (state / "results" / "a-cpu.json").write_text(json.dumps(pretended("cpu", {"inference": 1.0})))
+    (state / "tuned.json").write_text(json.dumps({"device": "A pretended GPU", "kernels": {}}))
+    summary.copy(state, out)
+    assert keep.main(out, target, tables) == 0
+    assert sorted(path.name for path in target.glob("*.*")) == ["a-pretended-gpu.json", "a-pretended-gpu.md"]
+    assert [path.name for path in tables.iterdir()] == ["a-pretended-gpu.json"]
+    kept = json.loads((target / "a-pretended-gpu.json").read_text())
+    assert {k: r["contenders"]["tinyflow"]["median_s"] for k, r in kept["cases"].items()} == {
+        "resnet18/training step": 4e-3,  # measured again, with the table
+        "resnet18/inference": 2e-3,
+    }
+    assert "begun" not in kept
+    page = goals.write(target).read_text()
+    assert "| ResNet18 training step, images/s | 28,000 or more | 64,000, reached |" in page
+    assert "| ResNet18 training step over torch eager | 1 or less | 0.4×, reached |" in page.replace("0.400×", "0.4×")
+    assert "| large matrix product over cuBLAS | 1.05 or less | not measured |" in page
+    capsys.readouterr()
+    assert keep.main(tmp_path / "nowhere", target, tables) == 2
+    assert "there is nothing that was measured on a GPU" in capsys.readouterr().err
 
 
 # ---- the journal of tests ------------------------------------------------------------------------------------------
