@@ -19,6 +19,7 @@ import tinyflow.nn.functional as F
 from tinyflow import nn, optim, recording
 from tinyflow.amp import GradScaler
 from tinyflow.kernels import memory
+from tinyflow.nn import fusion
 from tinyflow.tensor import Tensor
 
 DEVICE = tinyflow.get_default_device()
@@ -148,6 +149,20 @@ def test_training_is_the_same_to_the_bit(any_device: str, settings: dict[str, bo
         assert p.tolist() == q.tolist()
     assert tinyflow.random.default_generator.get_state().tolist() == draws
     assert LaunchGraph.replays == (4 if any_device == "replayed" else 0)
+
+
+@pytest.mark.parametrize("fuse", [True, False])
+def test_every_call_counts_a_batch(any_device: str, fuse: bool) -> None:
+    conv, bn = nn.Conv2d(3, 4, 3, bias=False).to(DEVICE), nn.BatchNorm2d(4).to(DEVICE)
+
+    def step(x: Tensor) -> Tensor:
+        with fusion.fused(fuse):
+            return F.conv_bn_act(x, conv, bn)
+
+    captured = tinyflow.capture(step, _batches(1)[0][0], warm_up=1)
+    for k, (x, _) in enumerate(_batches(5)):
+        captured(x)
+        assert bn.num_batches_tracked.item() == k + 1
 
 
 def test_outputs_and_inputs_stay_where_they_are(any_device: str) -> None:

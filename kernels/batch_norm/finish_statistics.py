@@ -11,8 +11,9 @@ from tinyflow.kernels.batch_norm.plans import finish_config
 from tinyflow.kernels.launch import Cost, cdiv, launch, nbytes, offset_dtype
 from tinyflow.kernels.memory import Buffer
 
-#: Where statistics go: mean, invstd, running mean and running variance, (C,) each; those that run may be None.
-Results = tuple[Buffer, Buffer, "Buffer | None", "Buffer | None"]
+#: Where statistics go: mean, invstd, running mean and running variance, (C,) each, and the number of batches, one int64;
+#: those that run may be None, and so may the number.
+Results = tuple[Buffer, Buffer, "Buffer | None", "Buffer | None", "Buffer | None"]
 
 
 @triton.jit
@@ -36,6 +37,7 @@ def store_statistics(
     invstd_ptr,
     running_mean_ptr,
     running_var_ptr,
+    num_batches_ptr,
     running_mean_stride,
     running_var_stride,
     mean,
@@ -47,7 +49,10 @@ def store_statistics(
     momentum_bits,
     COMPUTE: tl.constexpr,
 ):
-    """Stores ``mean`` and invstd, moves the running statistics towards the batch's, and returns invstd."""
+    """Stores ``mean`` and invstd, moves the running statistics towards the batch's, and returns invstd.
+
+    Where there is a number of batches, the first program counts this one.
+    """
     invstd = 1.0 / tl.sqrt(squares / total + float_from_bits(eps_bits).to(COMPUTE))
     tl.store(mean_ptr + c, mean, mask=exists)
     tl.store(invstd_ptr + c, invstd, mask=exists)
@@ -56,6 +61,9 @@ def store_statistics(
         _move(running_mean_ptr, c * running_mean_stride, mean, momentum, exists, COMPUTE)
     if running_var_ptr is not None:
         _move(running_var_ptr, c * running_var_stride, squares / (total - 1.0), momentum, exists, COMPUTE)
+    if num_batches_ptr is not None:
+        first = tl.program_id(0) + tl.program_id(1) == 0
+        tl.store(num_batches_ptr, tl.load(num_batches_ptr, mask=first, other=0) + 1, mask=first)
     return invstd
 
 
@@ -66,6 +74,7 @@ def _batch_norm_finish_statistics_kernel(
     invstd_ptr,
     running_mean_ptr,
     running_var_ptr,
+    num_batches_ptr,
     running_mean_stride,
     running_var_stride,
     pixels,
@@ -93,6 +102,7 @@ def _batch_norm_finish_statistics_kernel(
         invstd_ptr,
         running_mean_ptr,
         running_var_ptr,
+        num_batches_ptr,
         running_mean_stride,
         running_var_stride,
         mean,
@@ -108,7 +118,7 @@ def _batch_norm_finish_statistics_kernel(
 
 def running_strides(results: Results) -> list[int]:
     """Strides of the running statistics; 0 where there are none."""
-    return [0 if running is None else running.stride(0) for running in results[2:]]
+    return [0 if running is None else running.stride(0) for running in results[2:4]]
 
 
 def finish_statistics(

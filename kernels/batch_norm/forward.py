@@ -63,6 +63,7 @@ def batch_norm(
     running_var: Buffer | None = None,
     momentum: float = 0.1,
     eps: float = 1e-5,
+    num_batches: Buffer | None = None,
 ) -> tuple[Buffer, Buffer, Buffer]:
     """Normalises each channel by the batch's own mean and variance, and updates the running statistics in place.
 
@@ -72,6 +73,7 @@ def batch_norm(
         running_mean, running_var: (C,); become (1 − momentum) · running + momentum · batch, the variance unbiased.
         momentum: weight of this batch in the running statistics.
         eps: added to the variance.
+        num_batches: one int64, becomes one more; or None.
 
     Returns:
         ``y`` like ``x`` (channels-last memory for 4-d); ``mean`` and ``invstd`` (C,) in the dtype of the arithmetic.
@@ -80,7 +82,7 @@ def batch_norm(
         ValueError: if ``x`` has less than two dimensions, or one value per channel.
         TypeError, RuntimeError: if dtypes, shapes or devices do not fit.
 
-    An empty batch leaves the running statistics as they are.
+    An empty batch counts, and leaves the running statistics as they are.
 
     FLOPs: 9 an element (6 for the statistics). Least bytes: ``x`` twice, ``y`` once.
     """
@@ -90,7 +92,7 @@ def batch_norm(
     check_parameters(op, x, weight=weight, bias=bias)
     check_same_device(op, x=x, weight=weight, bias=bias)
     y = empty_like(x)
-    mean, invstd, done = find_statistics(x, running_mean, running_var, momentum, eps, y, weight, bias)
+    mean, invstd, done = find_statistics(x, running_mean, running_var, num_batches, momentum, eps, y, weight, bias)
     if not done:
         _apply(y, x, mean, invstd, weight, bias, eps, spread_is_variance=False)
     return y, mean, invstd

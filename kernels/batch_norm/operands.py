@@ -36,6 +36,12 @@ def check_parameters(op: str, x: Buffer, **parameters: Buffer | None) -> None:
             raise RuntimeError(f"{op}: expected {name} of dtype {expected} for x of {x.dtype}, got {value.dtype}")
 
 
+def check_count(op: str, num_batches: Buffer | None) -> None:
+    if num_batches is not None and (num_batches.dtype != memory.int64 or num_batches.numel() != 1):
+        found = f"{num_batches.dtype} of shape {tuple(num_batches.shape)}"
+        raise RuntimeError(f"{op}: expected num_batches of one torch.int64, got {found}")
+
+
 def empty_like(x: Buffer) -> Buffer:
     """New memory for a result like ``x``, channels-last for 4-d."""
     layout = strides.channels_last_strides(x.shape) if x.dim() == 4 else strides.like(x)

@@ -7,12 +7,13 @@ import triton.language as tl
 
 from tinyflow.kernels import dtypes, memory
 from tinyflow.kernels.addressing import float_bits
+from tinyflow.kernels.arithmetic import add
 from tinyflow.kernels.batch_norm.finish_statistics import (
     finish_statistics,
     running_strides,
     store_statistics,
 )
-from tinyflow.kernels.batch_norm.operands import check_input, check_parameters, dense, walk_pixels
+from tinyflow.kernels.batch_norm.operands import check_count, check_input, check_parameters, dense, walk_pixels
 from tinyflow.kernels.batch_norm.plans import TILES, choose_tile, interpreter_tile, is_one_program, pixel_splits
 from tinyflow.kernels.batch_norm.tiles import affine_values, normalised, split_places, store_partial, tile_places
 from tinyflow.kernels.elementwise import fill
@@ -31,6 +32,7 @@ def _batch_norm_statistics_kernel(
     invstd_ptr,
     running_mean_ptr,
     running_var_ptr,
+    num_batches_ptr,
     running_mean_stride,
     running_var_stride,
     pixels,
@@ -84,6 +86,7 @@ def _batch_norm_statistics_kernel(
             invstd_ptr,
             running_mean_ptr,
             running_var_ptr,
+            num_batches_ptr,
             running_mean_stride,
             running_var_stride,
             mean,
@@ -112,18 +115,20 @@ def batch_norm_statistics(
     running_var: Buffer | None = None,
     momentum: float = 0.1,
     eps: float = 1e-5,
+    num_batches: Buffer | None = None,
 ) -> tuple[Buffer, Buffer]:
-    """Each channel's mean and ``invstd`` over the batch; updates the running statistics in place.
+    """Each channel's mean and ``invstd`` over the batch; updates the running statistics and ``num_batches`` in place.
 
     Arguments, dtypes and errors as in :func:`batch_norm`. FLOPs: 6 an element. Least bytes: ``x`` once.
     """
-    return find_statistics(x, running_mean, running_var, momentum, eps)[:2]
+    return find_statistics(x, running_mean, running_var, num_batches, momentum, eps)[:2]
 
 
 def find_statistics(
     x: Buffer,
     running_mean: Buffer | None,
     running_var: Buffer | None,
+    num_batches: Buffer | None,
     momentum: float,
     eps: float,
     y: Buffer | None = None,
@@ -135,13 +140,16 @@ def find_statistics(
     dtypes.check_floating(op, x=x)
     pixels, channels = check_input(op, x, training=True)
     check_parameters(op, x, running_mean=running_mean, running_var=running_var)
-    device = check_same_device(op, x=x, running_mean=running_mean, running_var=running_var)
+    check_count(op, num_batches)
+    device = check_same_device(op, x=x, running_mean=running_mean, running_var=running_var, num_batches=num_batches)
     statistic = dtypes.accumulate_dtype(x.dtype)
     mean, invstd = (memory.empty((channels,), statistic, device) for _ in range(2))
     if not (pixels and channels):
         fill(mean, 0), fill(invstd, 0)
+        if num_batches is not None:
+            add(num_batches, 1, out=num_batches)
         return mean, invstd, False
-    results = (mean, invstd, running_mean, running_var)
+    results = (mean, invstd, running_mean, running_var, num_batches)
     config = statistics_configs(x.dtype, pixels=pixels, channels=channels)
     splits, split_pixels = pixel_splits(config, pixels, channels)
     one_tile = split_pixels <= config.blocks["BLOCK_P"]

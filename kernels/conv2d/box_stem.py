@@ -17,7 +17,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from tinyflow.kernels import hardware, memory, strides
 from tinyflow.kernels.conv2d.box_forward import box_conv2d_configs, chosen_config, convolve_boxes
-from tinyflow.kernels.conv2d.boxes import box_place, box_tiles, boxed, image_boxes
+from tinyflow.kernels.conv2d.boxes import add_product, box_place, box_tiles, boxed, image_boxes
 from tinyflow.kernels.conv2d.geometry import Geometry, Pair
 from tinyflow.kernels.launch import MAX_BLOCK, Config, Configs, Cost, block, cdiv, launch, nbytes, offset_dtype
 from tinyflow.kernels.memory import Buffer
@@ -25,6 +25,10 @@ from tinyflow.kernels.memory import Buffer
 #: Channels of a folded cell, and column taps of a window.
 CELL, COLUMNS = 16, 4
 WINDOW = CELL * COLUMNS
+
+#: Dtypes of a folded image, and of the image that is folded.
+HALF = (memory.float16, memory.bfloat16)
+IMAGES = (memory.float32, *HALF)
 
 
 @triton.jit
@@ -89,6 +93,13 @@ def _fold_cells_kernel(
 
 
 @triton.jit
+def add_windows(x, grad, acc, n, p, q, N, TENSOR_MEMORY: tl.constexpr, PIXELS: tl.constexpr, WINDOW: tl.constexpr):
+    """``acc`` and the product of ``grad``, (k, pixels), with a box of windows."""
+    windows = x.load([n, p, q, 0]).reshape(PIXELS, WINDOW)
+    return add_product(grad, windows, acc, n < N, TENSOR_MEMORY)
+
+
+@triton.jit
 def _stem_weight_grad_kernel(
     partial_ptr,  # partial[program, k, tap row, window]
     x,  # boxes of windows[n, i, j, window]
@@ -99,6 +110,7 @@ def _stem_weight_grad_kernel(
     Q,
     ROWS: tl.constexpr,
     WINDOW: tl.constexpr,
+    TENSOR_MEMORY: tl.constexpr,
     TN: tl.constexpr,
     TH: tl.constexpr,
     TW: tl.constexpr,
@@ -112,12 +124,12 @@ def _stem_weight_grad_kernel(
     for tile in tl.range(program, box_tiles(N, P, Q, TN, TH, TW), tl.num_programs(0)):
         n, p, q = box_place(tile, P, Q, TN, TH, TW)
         g = grad.load([n, p, q, k0]).reshape(PIXELS, BLOCK_K).T
-        a0 = tl.dot(g, x.load([n, p, q, 0]).reshape(PIXELS, WINDOW), a0, input_precision="ieee")
-        a1 = tl.dot(g, x.load([n, p + 1, q, 0]).reshape(PIXELS, WINDOW), a1, input_precision="ieee")
+        a0 = add_windows(x, g, a0, n, p, q, N, TENSOR_MEMORY, PIXELS, WINDOW)
+        a1 = add_windows(x, g, a1, n, p + 1, q, N, TENSOR_MEMORY, PIXELS, WINDOW)
         if ROWS > 2:
-            a2 = tl.dot(g, x.load([n, p + 2, q, 0]).reshape(PIXELS, WINDOW), a2, input_precision="ieee")
+            a2 = add_windows(x, g, a2, n, p + 2, q, N, TENSOR_MEMORY, PIXELS, WINDOW)
         if ROWS > 3:
-            a3 = tl.dot(g, x.load([n, p + 3, q, 0]).reshape(PIXELS, WINDOW), a3, input_precision="ieee")
+            a3 = add_windows(x, g, a3, n, p + 3, q, N, TENSOR_MEMORY, PIXELS, WINDOW)
     k = k0 + tl.arange(0, BLOCK_K)
     out = partial_ptr + ((program * K + k) * (ROWS * WINDOW))[:, None] + tl.arange(0, WINDOW)[None, :]
     tl.store(out, a0, mask=(k < K)[:, None])
@@ -216,9 +228,9 @@ def tap_rows(found: Geometry) -> int:
     return cdiv(found.kernel[0], 2)
 
 
-def _fold(x: Buffer, start: Pair, rows: int, columns: int) -> Buffer:
+def _fold(x: Buffer, start: Pair, rows: int, columns: int, dtype: memory.dtype) -> Buffer:
     n, c, h, w = x.shape
-    out = memory.empty((n, rows, columns, CELL), x.dtype, x.device)
+    out = memory.empty((n, rows, columns, CELL), dtype, x.device)
     cells = n * rows * columns
     config = fold_cells_configs(x.dtype, cells=cells)
     launch(
@@ -244,16 +256,25 @@ def _fold(x: Buffer, start: Pair, rows: int, columns: int) -> Buffer:
     return out
 
 
-def fold_image(found: Geometry, x: Buffer) -> Buffer:
+def fold_image(found: Geometry, x: Buffer, dtype: memory.dtype | None = None) -> Buffer:
     """The cells that windows of a stem read, padding included: what its forward pass and its weight gradient take.
 
     Args:
         found: sizes of which :func:`is_stem` holds.
-        x: (N, C, H, W), any strides, float16 or bfloat16.
+        x: (N, C, H, W), any strides, float32, float16 or bfloat16.
+        dtype: the result's, float16 or bfloat16, to which values are rounded as a cast does; default: x's.
 
     Returns (N, P + ⌈R / 2⌉ − 1, Q + 3, 16), contiguous, with zeros for the padding. FLOPs: 0. Bytes: both once.
+
+    Raises:
+        TypeError: on other dtypes.
     """
-    return _fold(x, found.start, found.out_shape[2] + tap_rows(found) - 1, found.out_shape[3] + COLUMNS - 1)
+    dtype = x.dtype if dtype is None else dtype
+    if dtype not in HALF or x.dtype not in IMAGES:
+        taken = "an image of float32, float16 or bfloat16, and float16 or bfloat16 to fold it to"
+        raise TypeError(f"fold_image: expected {taken}, got {x.dtype} and {dtype}")
+    rows, columns = found.out_shape[2] + tap_rows(found) - 1, found.out_shape[3] + COLUMNS - 1
+    return _fold(x, found.start, rows, columns, dtype)
 
 
 def window_boxes(folded: Buffer, config: Config) -> TensorDescriptor:
@@ -290,7 +311,7 @@ def stem_conv2d(
         y,
         (n, WINDOW, folded.shape[1], q),
         lambda config: window_boxes(folded, config),
-        _fold(weight, (0, 0), tap_rows(found), COLUMNS),
+        _fold(weight, (0, 0), tap_rows(found), COLUMNS, weight.dtype),
         (tap_rows(found), 1),
         bias,
         None,
@@ -335,6 +356,7 @@ def stem_conv2d_weight_grad(found: Geometry, grad: Buffer, folded: Buffer) -> Bu
         device=grad.device,
         ROWS=taps,
         WINDOW=WINDOW,
+        TENSOR_MEMORY=hardware.tensor_memory(grad.device),
     )
     return unfold_sum(found, partial, grad.dtype)
 

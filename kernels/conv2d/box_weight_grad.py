@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from tinyflow.kernels import hardware, memory, strides
-from tinyflow.kernels.conv2d.boxes import box_place, box_tiles, image_boxes
+from tinyflow.kernels.conv2d.boxes import add_product, box_place, box_tiles, image_boxes
 from tinyflow.kernels.conv2d.geometry import Geometry
 from tinyflow.kernels.launch import Config, Configs, Cost, block, cdiv, launch, nbytes
 from tinyflow.kernels.matmul import sum_partials
@@ -20,9 +20,9 @@ from tinyflow.kernels.memory import Buffer
 
 
 @triton.jit
-def _tap(x, grad, acc, n, h, w, c, PIXELS: tl.constexpr, CHANNELS: tl.constexpr):
+def _tap(x, grad, acc, n, h, w, c, N, TENSOR_MEMORY: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr):
     pixels = x.load([n, h, w, c]).reshape(PIXELS, CHANNELS)
-    return tl.dot(grad, pixels, acc, input_precision="ieee")
+    return add_product(grad, pixels, acc, n < N, TENSOR_MEMORY)
 
 
 @triton.jit
@@ -40,6 +40,7 @@ def _box_conv2d_weight_grad_kernel(
     Q,
     top,
     left,
+    TENSOR_MEMORY: tl.constexpr,
     TN: tl.constexpr,
     TH: tl.constexpr,
     TW: tl.constexpr,
@@ -73,15 +74,15 @@ def _box_conv2d_weight_grad_kernel(
         g = g.T
         h = p - top
         w = q - left
-        a00 = _tap(x, g, a00, n, h, w, c0, PIXELS, BLOCK_C)
-        a01 = _tap(x, g, a01, n, h, w + 1, c0, PIXELS, BLOCK_C)
-        a02 = _tap(x, g, a02, n, h, w + 2, c0, PIXELS, BLOCK_C)
-        a10 = _tap(x, g, a10, n, h + 1, w, c0, PIXELS, BLOCK_C)
-        a11 = _tap(x, g, a11, n, h + 1, w + 1, c0, PIXELS, BLOCK_C)
-        a12 = _tap(x, g, a12, n, h + 1, w + 2, c0, PIXELS, BLOCK_C)
-        a20 = _tap(x, g, a20, n, h + 2, w, c0, PIXELS, BLOCK_C)
-        a21 = _tap(x, g, a21, n, h + 2, w + 1, c0, PIXELS, BLOCK_C)
-        a22 = _tap(x, g, a22, n, h + 2, w + 2, c0, PIXELS, BLOCK_C)
+        a00 = _tap(x, g, a00, n, h, w, c0, N, TENSOR_MEMORY, PIXELS, BLOCK_C)
+        a01 = _tap(x, g, a01, n, h, w + 1, c0, N, TENSOR_MEMORY, PIXELS, BLOCK_C)
+        a02 = _tap(x, g, a02, n, h, w + 2, c0, N, TENSOR_MEMORY, PIXELS, BLOCK_C)
+        a10 = _tap(x, g, a10, n, h + 1, w, c0, N, TENSOR_MEMORY, PIXELS, BLOCK_C)
+        a11 = _tap(x, g, a11, n, h + 1, w + 1, c0, N, TENSOR_MEMORY, PIXELS, BLOCK_C)
+        a12 = _tap(x, g, a12, n, h + 1, w + 2, c0, N, TENSOR_MEMORY, PIXELS, BLOCK_C)
+        a20 = _tap(x, g, a20, n, h + 2, w, c0, N, TENSOR_MEMORY, PIXELS, BLOCK_C)
+        a21 = _tap(x, g, a21, n, h + 2, w + 1, c0, N, TENSOR_MEMORY, PIXELS, BLOCK_C)
+        a22 = _tap(x, g, a22, n, h + 2, w + 2, c0, N, TENSOR_MEMORY, PIXELS, BLOCK_C)
     mask = (k < K)[:, None] & (c < C)[None, :]
     out = partial_ptr + ((program * K + k) * 9 * C)[:, None] + c[None, :]
     tl.store(out, a00, mask=mask)
@@ -174,5 +175,6 @@ def box_conv2d_weight_grad(
         config=config,
         cost=Cost(found.flops, nbytes(x, grad, upstream, y, affine, partial)),
         device=x.device,
+        TENSOR_MEMORY=hardware.tensor_memory(x.device),
     )
     return sum_partials(partial, out), grad

@@ -52,6 +52,17 @@ def step_place(step, columns, tiles, CHANNELS: tl.constexpr):
 
 
 @triton.jit
+def add_product(grad, pixels, acc, exists, TENSOR_MEMORY: tl.constexpr):
+    """``acc + grad · pixels`` in a turn of a walk over boxes; ``exists``: whether the turn has one, true in each."""
+    acc = tl.dot(grad, pixels, acc, input_precision="ieee")
+    # What goes on to the next turn as it is would be moved between registers with products in flight, and the assembler
+    # would then wait after every instruction. A choice, even one that is always made alike, keeps the sums where they are.
+    if not TENSOR_MEMORY:
+        acc = tl.where(exists, acc, 0.0)
+    return acc
+
+
+@triton.jit
 def load_box(boxes, n, h, w, c, C, PIXELS: tl.constexpr, CHANNELS: tl.constexpr, STRIDE: tl.constexpr):
     """PIXELS × CHANNELS at image n, row h, column w and channel c on, every STRIDE-th row and column of them."""
     if STRIDE == 1:

@@ -13,6 +13,7 @@ import triton.language as tl
 from tinyflow.kernels import memory
 from tinyflow.kernels.addressing import float_bits
 from tinyflow.kernels.batch_norm.finish_statistics import merged_statistics, running_strides, store_statistics
+from tinyflow.kernels.batch_norm.operands import check_count
 from tinyflow.kernels.launch import Config, Configs, Cost, block, cdiv, launch, nbytes
 from tinyflow.kernels.memory import Buffer
 
@@ -51,6 +52,7 @@ def _merge_statistics_kernel(
     invstd_ptr,
     running_mean_ptr,
     running_var_ptr,
+    num_batches_ptr,
     running_mean_stride,
     running_var_stride,
     rows,
@@ -76,6 +78,7 @@ def _merge_statistics_kernel(
         invstd_ptr,
         running_mean_ptr,
         running_var_ptr,
+        num_batches_ptr,
         running_mean_stride,
         running_var_stride,
         mean,
@@ -105,19 +108,22 @@ def merge_statistics(
     running_mean: Buffer | None = None,
     running_var: Buffer | None = None,
     momentum: float = 0.1,
+    num_batches: Buffer | None = None,
 ) -> tuple[Buffer, Buffer]:
     """Mean and ``invstd = 1 / √(var + eps)`` of each channel from the rows of statistics of a convolution.
 
     Args:
         rows: (rows, 3, C), float32, contiguous, from :func:`box_conv2d` or :func:`stem_conv2d`.
         running_mean, running_var: (C,), updated in place by ``momentum`` as torch does (the variance unbiased), or None.
+        num_batches: one int64, becomes one more; or None.
 
     Returns two buffers (C,) in float32. FLOPs: 8 a value. Bytes: rows read and results written once.
     """
+    check_count("conv2d", num_batches)
     count, _, channels = rows.shape
     mean = memory.empty((channels,), memory.float32, rows.device)
     invstd = memory.empty((channels,), memory.float32, rows.device)
-    results = (mean, invstd, running_mean, running_var)
+    results = (mean, invstd, running_mean, running_var, num_batches)
     config = merge_statistics_configs(rows.dtype, channels=channels)
     launch(
         _merge_statistics_kernel,

@@ -16,7 +16,7 @@ from tinyflow.kernels.configs import interpreting
 from tinyflow.kernels.conv2d import conv2d, conv2d_input_grad, dispatch
 from tinyflow.kernels.conv2d.box_forward import Shortcut, box_conv2d
 from tinyflow.kernels.conv2d.box_input_grad import box_conv2d_input_grad
-from tinyflow.kernels.conv2d.box_stem import fold_image, stem_conv2d, stem_conv2d_weight_grad
+from tinyflow.kernels.conv2d.box_stem import IMAGES, fold_image, stem_conv2d, stem_conv2d_weight_grad
 from tinyflow.kernels.conv2d.box_weight_grad import box_conv2d_weight_grad
 from tinyflow.kernels.conv2d.boxes import for_boxes
 from tinyflow.kernels.conv2d.geometry import Geometry, IntPair, Padding, resolve
@@ -62,10 +62,18 @@ class Statistics(NamedTuple):
     folded: Buffer | None
 
 
-def _resolved(x: Buffer, weight: Buffer, window: Window) -> Geometry:
+def _resolved(x: Buffer, weight: Buffer, window: Window, rounds: bool = False) -> Geometry:
     check_same_device("conv2d", x=x, weight=weight)
-    dtypes.check_floating("conv2d", x=x, weight=weight)
+    if not rounds:
+        dtypes.check_floating("conv2d", x=x, weight=weight)
     return resolve("conv2d", x.shape, weight.shape, *window)
+
+
+def rounds_image(x: Buffer, weight_shape: Sequence[int], window: Window, dtype: memory.dtype) -> bool:
+    """Whether :func:`conv2d_statistics` takes x as it is for a weight of ``dtype``: what folds an image rounds it too."""
+    found = resolve("conv2d", x.shape, weight_shape, *window)
+    stem = dispatch.forward(found, dtype, x.device) == dispatch.STEM
+    return stem and _pixels(found) > 1 and x.dtype in IMAGES
 
 
 def conv2d_statistics(
@@ -76,21 +84,26 @@ def conv2d_statistics(
     running_var: Buffer | None,
     momentum: float,
     eps: float,
+    num_batches: Buffer | None = None,
+    rounds: bool = False,
 ) -> Statistics:
-    """``z = conv2d(x, weight)``, and each channel's mean and invstd over the batch; updates the running statistics."""
-    found = _resolved(x, weight, window)
-    path = dispatch.forward(found, x.dtype, x.device)
+    """``z = conv2d(x, weight)``, and each channel's mean and invstd over the batch; updates the running statistics.
+
+    With ``rounds``, x is rounded to the weight's dtype first: only where :func:`rounds_image` holds.
+    """
+    found = _resolved(x, weight, window, rounds)
+    path = dispatch.forward(found, weight.dtype, x.device)
     rows = folded = None
     if _pixels(found) > 1 and path == dispatch.BOX:
         z, rows = box_conv2d(found, for_boxes(x), for_boxes(weight), statistics=True)
     elif _pixels(found) > 1 and path == dispatch.STEM:
-        folded = fold_image(found, x)
+        folded = fold_image(found, x, weight.dtype)
         z, rows = stem_conv2d(found, folded, weight, statistics=True)
     else:
         z = conv2d(x, weight, None, *window)
     if rows is None:
-        return Statistics(z, *batch_norm_statistics(z, running_mean, running_var, momentum, eps), folded)
-    return Statistics(z, *merge_statistics(rows, eps, running_mean, running_var, momentum), folded)
+        return Statistics(z, *batch_norm_statistics(z, running_mean, running_var, momentum, eps, num_batches), folded)
+    return Statistics(z, *merge_statistics(rows, eps, running_mean, running_var, momentum, num_batches), folded)
 
 
 def conv2d_bias_act(

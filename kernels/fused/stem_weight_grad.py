@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 from tinyflow.kernels import hardware, memory
-from tinyflow.kernels.conv2d.box_stem import WINDOW, tap_rows, unfold_sum, window_boxes
+from tinyflow.kernels.conv2d.box_stem import WINDOW, add_windows, tap_rows, unfold_sum, window_boxes
 from tinyflow.kernels.conv2d.boxes import box_place, box_tiles, image_boxes
 from tinyflow.kernels.conv2d.geometry import Geometry
 from tinyflow.kernels.launch import Config, Configs, Cost, block, cdiv, launch, nbytes, offset_dtype
@@ -92,6 +92,7 @@ def _pooled_stem_weight_grad_kernel(
     ROWS: tl.constexpr,
     WINDOW: tl.constexpr,
     WHOLE: tl.constexpr,  # whether boxes end with the map
+    TENSOR_MEMORY: tl.constexpr,
     INDEX: tl.constexpr,
     TN: tl.constexpr,
     TH: tl.constexpr,
@@ -120,12 +121,12 @@ def _pooled_stem_weight_grad_kernel(
             inside = (p + pixel // TW % TH < P) & (q + pixel % TW < Q)
             grad = tl.where(inside[:, None], grad, 0.0)
         g = grad.to(values.dtype).T
-        a0 = tl.dot(g, x.load([n, p, q, 0]).reshape(PIXELS, WINDOW), a0, input_precision="ieee")
-        a1 = tl.dot(g, x.load([n, p + 1, q, 0]).reshape(PIXELS, WINDOW), a1, input_precision="ieee")
+        a0 = add_windows(x, g, a0, n, p, q, N, TENSOR_MEMORY, PIXELS, WINDOW)
+        a1 = add_windows(x, g, a1, n, p + 1, q, N, TENSOR_MEMORY, PIXELS, WINDOW)
         if ROWS > 2:
-            a2 = tl.dot(g, x.load([n, p + 2, q, 0]).reshape(PIXELS, WINDOW), a2, input_precision="ieee")
+            a2 = add_windows(x, g, a2, n, p + 2, q, N, TENSOR_MEMORY, PIXELS, WINDOW)
         if ROWS > 3:
-            a3 = tl.dot(g, x.load([n, p + 3, q, 0]).reshape(PIXELS, WINDOW), a3, input_precision="ieee")
+            a3 = add_windows(x, g, a3, n, p + 3, q, N, TENSOR_MEMORY, PIXELS, WINDOW)
     out = partial_ptr + ((program * K + k) * (ROWS * WINDOW))[:, None] + tl.arange(0, WINDOW)[None, :]
     tl.store(out, a0, mask=(k < K)[:, None])
     tl.store(out + WINDOW, a1, mask=(k < K)[:, None])
@@ -200,6 +201,7 @@ def pooled_stem_weight_grad(
         ROWS=rows,
         WINDOW=WINDOW,
         WHOLE=p % th == q % tw == 0,
+        TENSOR_MEMORY=hardware.tensor_memory(z.device),
         INDEX=offset_dtype(grad, folded),
     )
     return unfold_sum(found, partial, z.dtype)

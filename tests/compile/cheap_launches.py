@@ -37,7 +37,7 @@ LABELS = (
     "max_pool2d torch.bfloat16",
     "cross_entropy torch.float32",
     "dropout torch.float32",
-    "sgd with momentum torch.float32",
+    "adam",
 )
 
 #: Where launch metadata and the two hooks stand among a compiled kernel's arguments.

@@ -35,7 +35,7 @@ from tinyflow.kernels.conv2d import (
     stream_weight_grad,
 )
 from tinyflow.kernels.conv2d.geometry import resolve
-from tinyflow.kernels.fused import pooled_stem
+from tinyflow.kernels.fused import pooled_stem, stem_weight_grad
 from tinyflow.kernels.launch import Configs
 
 #: Products on the tensor core, waits for them, loads and stores of boxes, and spills.
@@ -54,6 +54,7 @@ KERNELS = (
     "_stream_conv2d_weight_grad_kernel",
     "_pooled_stem_kernel",
     "_stem_weight_grad_kernel",
+    "_pooled_stem_weight_grad_kernel",
 )
 
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "compile_sm_90.json"
@@ -145,6 +146,15 @@ def variants() -> Iterator[tuple[str, Configs, Call]]:
         box_stem.stem_weight_grad_configs,
         lambda: box_stem.stem_conv2d_weight_grad(stem, _image(*stem.out_shape), folded),
     )
+    if dispatch.makes_gradient(x.device):
+        taps = x.to(torch.uint8, memory_format=torch.channels_last)
+        yield (
+            "7x7, gradient made",
+            stem_weight_grad.pooled_stem_weight_grad_configs,
+            lambda: stem_weight_grad.pooled_stem_weight_grad(
+                stem, x, taps, _image(*stem.out_shape), _vector(3, 64), folded
+            ),
+        )
 
 
 def read(kernel: Any, target: str = "sm_90") -> dict[str, int]:

@@ -209,6 +209,7 @@ def _boxes() -> Iterator[tuple[str, Call]]:
             f"boxes {dtype}, stem",
             lambda i=image, w=w: stem_conv2d(stem, fold_image(stem, i), w, statistics=True),
         )
+        yield f"boxes {dtype}, image of float32", lambda d=dtype: fold_image(stem, _meta(*stem.x_shape), d)
 
 
 def _boxes_on_hopper() -> Iterator[tuple[str, Call]]:
@@ -254,7 +255,7 @@ def _pooled_stem(found: Geometry, image: torch.Tensor, dtype: torch.dtype) -> No
 
 def _merged(rows: torch.Tensor | None) -> None:
     assert rows is not None
-    merge_statistics(rows, 1e-5, rows[0, 0], rows[0, 1])
+    merge_statistics(rows, 1e-5, rows[0, 0], rows[0, 1], num_batches=_index())
 
 
 def _indexing() -> Iterator[tuple[str, Call]]:
@@ -357,12 +358,12 @@ def _batch_norm() -> Iterator[tuple[str, Call]]:
         wide = torch.float64 if dtype == torch.float64 else torch.float32
         c = _meta(64, dtype=wide)
         x = _image(32, 64, 28, 28, dtype=dtype)
-        yield f"batch_norm {dtype}", lambda x=x, c=c: batch_norm.batch_norm(x, c, c, c, c)
+        yield f"batch_norm {dtype}", lambda x=x, c=c: batch_norm.batch_norm(x, c, c, c, c, num_batches=_index())
         yield f"batch_norm, inference {dtype}", lambda x=x, c=c: batch_norm.batch_norm_inference(x, c, c, c, c)
         yield f"batch_norm, gradient {dtype}", lambda x=x, c=c: batch_norm.batch_norm_grad(x, x, c, c, c)
     yield "batch_norm, no affine, NCHW", lambda: batch_norm.batch_norm(_meta(8, 16, 7, 7))
     x, c = _image(2, 64, 5, 5), _meta(64)
-    yield "batch_norm, few pixels", lambda: batch_norm.batch_norm(x, c, c, c, c)
+    yield "batch_norm, few pixels", lambda: batch_norm.batch_norm(x, c, c, c, c, num_batches=_index())
     yield "batch_norm, few pixels, gradient", lambda: batch_norm.batch_norm_grad(x, x, c, c, c)
 
 

@@ -14,7 +14,7 @@ import tinyflow
 from tests.closeness import assert_close
 from tests.poison import poisoned_memory  # noqa: F401
 from tinyflow.kernels import conv2d as kernels
-from tinyflow.kernels import hardware, launch, matmul
+from tinyflow.kernels import elementwise, hardware, launch, matmul
 from tinyflow.kernels.conv2d import (
     box_forward,
     box_input_grad,
@@ -218,6 +218,58 @@ def test_stem_weight_grad(config: Config | None, rows: int) -> None:
     with forced(box_stem.stem_weight_grad_configs, config):
         parameters = {"stride": 2, "padding": 2}
         assert_weight_grad((3, 3, 20, 19), (72, 3, rows, 7), dispatch.STEM, **parameters)
+
+
+#: Ties of both half precisions, what overflows one or both, what is too small for them, and what is no number.
+HARD = [1 + 2**-8, 1 + 3 * 2**-8, 1 + 2**-11, 1 + 3 * 2**-11, 65519.0, 65520.0, 3.4e38, 2.0**-25, 1e-40, -0.0]
+HARD += [float("inf"), float("-inf"), float("nan")]
+
+
+def cells(found: Geometry, x: torch.Tensor) -> torch.Tensor:
+    """A folded image, from its definition."""
+    (n, c, h, w), (top, left) = x.shape, (-found.start[0], -found.start[1])
+    rows, columns = found.out_shape[2] + -(-found.kernel[0] // 2) - 1, found.out_shape[3] + 3
+    wide = torch.zeros((n, c, 2 * rows + h, 2 * columns + w), dtype=x.dtype)
+    wide[:, :, top : top + h, left : left + w] = x
+    by_pairs = wide[:, :, : 2 * rows, : 2 * columns].reshape(n, c, rows, 2, columns, 2)
+    folded = torch.zeros((n, rows, columns, 16), dtype=x.dtype)
+    folded[..., : 4 * c] = by_pairs.permute(0, 2, 4, 3, 5, 1).reshape(n, rows, columns, 4 * c)
+    return folded
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels last", "strided"])
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+@pytest.mark.parametrize("source", [torch.float32, *HALF], ids=str)
+def test_an_image_is_rounded_as_it_is_folded(source: torch.dtype, dtype: torch.dtype, layout: str) -> None:
+    """As by a cast before, bit by bit, with both read and written once."""
+    found = resolve("conv2d", (2, 3, 21, 18), (24, 3, 7, 7), **window({"stride": 2, "padding": 3}))
+    x = torch.randn(found.x_shape)
+    x[0, :, 3, : len(HARD)] = torch.tensor(HARD)
+    x = x.to(source)
+    if layout == "channels last":
+        x = x.contiguous(memory_format=torch.channels_last)
+    elif layout == "strided":
+        x = x.repeat_interleave(2, dim=3).transpose(2, 3).contiguous()[:, :, ::2].transpose(2, 3)
+    with launch.count() as records:
+        folded = box_stem.fold_image(found, x, dtype)
+    assert folded.dtype == dtype
+    expected = box_stem.fold_image(found, elementwise.copy(x, dtype))
+    assert torch.equal(folded.view(torch.int16), expected.view(torch.int16))
+    torch.testing.assert_close(folded, cells(found, x.to(dtype)), rtol=0, atol=0, equal_nan=True)
+    assert [r.cost.bytes for r in records] == [x.numel() * source.itemsize + folded.numel() * 2]
+
+
+def test_only_floating_images_fold_to_half_precision() -> None:
+    found = resolve("conv2d", (2, 3, 8, 8), (24, 3, 7, 7), **window({"stride": 2, "padding": 3}))
+    for source, dtype in (
+        (torch.float32, None),
+        (torch.float64, torch.float16),
+        (torch.uint8, torch.bfloat16),
+        (torch.float16, torch.float32),
+    ):
+        expected = f"got {source} and {source if dtype is None else dtype}"
+        with pytest.raises(TypeError, match=f"fold_image: expected an image of float32.*{expected}"):
+            box_stem.fold_image(found, torch.zeros(found.x_shape, dtype=source), dtype)
 
 
 SMALL = boxed((2, 4, 4), 32, 32, warps=4, stages=2)

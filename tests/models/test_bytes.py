@@ -58,6 +58,23 @@ def test_a_training_step(model) -> None:
     assert not {"_pool2d_input_grad_kernel", "_avg_pool2d_kernel"} & set(names)
 
 
+def test_autocast_does_not_write_a_copy_of_the_image(model) -> None:
+    """A float32 batch costs what is more to read of it, and no launch."""
+    model.to(tinyflow.float32)
+    target, counted = tinyflow.empty((256,), dtype=tinyflow.int64, device="meta"), []
+    for x in (images().float(), images()):
+        model.zero_grad()
+        on_gpu = hardware.assumed(capability=(9, 0), multiprocessors=132)
+        with on_gpu, configs.planned_for_gpu(), launch.count() as records:
+            with tinyflow.autocast("meta", dtype=tinyflow.bfloat16):
+                loss = nn.functional.cross_entropy(model(x), target)
+            loss.backward()
+        counted.append(records)
+    wide, half = ([r.kernel for r in records] for records in counted)
+    assert wide == half
+    assert gigabytes(counted[0]) - gigabytes(counted[1]) == pytest.approx(2 * 256 * 3 * 224 * 224 / 1e9)
+
+
 @pytest.mark.parametrize(("train", "limit"), [(True, TRAINING_STEP), (False, INFERENCE)], ids=["training", "inference"])
 def test_the_program_counts_the_same(train, limit) -> None:
     """``tinyflow info`` looks on at a step without changing what it launches."""

@@ -317,6 +317,40 @@ def test_a_stem_by_boxes_never_writes_the_map_between(config, size, filters) -> 
         assert relative_error(in_a_pass, general) < 0.02
 
 
+def rounded_stem(x: tinyflow.Tensor, leaves: list[tinyflow.Tensor], capability: tuple[int, int] = (9, 0)) -> Any:
+    """A stem under autocast: its result, gradients of its leaves, gradients of those, and whether x was cast by a launch."""
+    kind = tinyflow.get_default_device().type
+    with hardware.assumed(capability=capability, multiprocessors=3), launch.count() as records:
+        with tinyflow.autocast(kind, dtype=tinyflow.bfloat16):
+            y, again = (fused.conv_bn_relu_pool(x, *leaves, None, None, window=Window(2, 3)) for _ in range(2))
+        moved = x.numel() * (x.element_size() + 2)
+        cast = any(r.kernel == "_pointwise_kernel" and r.cost.bytes == moved for r in records)
+        g = on_device(torch.linspace(-1, 1, math.prod(y.shape)).reshape(y.shape).to(torch.bfloat16))
+        first = tinyflow.autograd.grad(y, leaves, g, create_graph=True)
+        second = tinyflow.autograd.grad([t.float().square().sum() for t in first[1:]], leaves[:2])
+        once = gradients(again, leaves, g)
+    return [on_cpu(t) for t in (y, *first, *second)] + once, cast
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_a_stem_under_autocast_rounds_the_image_as_it_folds_it(dtype) -> None:
+    image = torch.randn(3, 3, 13, 18).to(dtype)
+    leaves = [leaf(8, 3, 7, 7, dtype=torch.float32, scale=0.1), *(leaf(8, dtype=torch.float32) for _ in "wb")]
+    expected, _ = rounded_stem(on_device(image.to(torch.bfloat16)), leaves)
+    found, cast = rounded_stem(on_device(image), leaves)
+    assert not cast and all(torch.equal(a, b) for a, b in zip(found, expected))
+    found, cast = rounded_stem(on_device(image).requires_grad_(), leaves)
+    assert cast and all(torch.equal(a, b) for a, b in zip(found, expected))
+    assert rounded_stem(on_device(image), leaves, capability=(8, 0))[1]
+
+
+def test_a_stem_outside_autocast_takes_one_dtype() -> None:
+    x, w = on_device(torch.randn(3, 3, 13, 18)), leaf(8, 3, 7, 7, dtype=torch.bfloat16)
+    refused = pytest.raises(RuntimeError, match="expected one dtype, got x torch.float32, weight torch.bfloat16")
+    with hardware.assumed(capability=(9, 0), multiprocessors=3), refused:
+        fused.conv_bn_relu_pool(x, w, None, None, None, None, window=Window(2, 3))
+
+
 def test_two_branches_are_normalised_as_they_are_added() -> None:
     leaves = [
         leaf(2, 3, 6, 4),

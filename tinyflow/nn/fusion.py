@@ -110,9 +110,10 @@ def _window(conv: Conv2d) -> ops.Window:
 
 
 def _arguments(conv: Conv2d, bn: BatchNorm2d) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    running_mean, running_var, training, momentum = bn.next_batch()
+    running_mean, running_var, num_batches, training, momentum = bn.next_batch()
     tensors = (conv.weight, bn.weight, bn.bias, running_mean, running_var)
-    return tensors, {"window": _window(conv), "training": training, "momentum": momentum, "eps": bn.eps}
+    settings = {"window": _window(conv), "training": training, "momentum": momentum, "eps": bn.eps}
+    return tensors, {**settings, "num_batches": num_batches}
 
 
 def _check_act(act: str) -> None:
@@ -175,7 +176,8 @@ def conv_bn_joined(x: Tensor, conv: Module, bn: Module, shortcut: Tensor, downsa
 
 def _branch(x: Tensor, conv: Any, bn: Any) -> ops.Branch:
     (conv_weight, weight, bias, running_mean, running_var), settings = _arguments(conv, bn)
-    return ops.Branch(x, conv_weight, weight, bias, running_mean, running_var, ops.Batch(**settings))
+    num_batches = settings.pop("num_batches")
+    return ops.Branch(x, conv_weight, weight, bias, running_mean, running_var, ops.Batch(**settings), num_batches)
 
 
 def _folded_branch(x: Tensor, conv: Any, bn: Any) -> tuple[Tensor, Any, ops.Window]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tinyflow.nn import functional as F
 from tinyflow.nn.channel_norm import ChannelNorm
+from tinyflow.ops.batch_norm import batch_norm_counted, counts
 from tinyflow.tensor import Tensor
 
 
@@ -33,22 +33,29 @@ class _BatchNorm(ChannelNorm):
             raise ValueError(
                 f"{type(self).__name__}: expected {expected} input, got {input.dim()}D input of shape {tuple(input.shape)}"
             )
-        running_mean, running_var, training, momentum = self.next_batch()
-        return F.batch_norm(
-            input, running_mean, running_var, self.weight, self.bias, training=training, momentum=momentum, eps=self.eps
+        running_mean, running_var, num_batches, training, momentum = self.next_batch()
+        return batch_norm_counted(
+            input, running_mean, running_var, num_batches, self.weight, self.bias, training, momentum, self.eps
         )
 
-    def next_batch(self) -> tuple[Tensor | None, Tensor | None, bool, float]:
-        """Counts a batch: running mean and variance to use, whether statistics are the batch's, and their momentum."""
+    def next_batch(self) -> tuple[Tensor | None, Tensor | None, Tensor | None, bool, float]:
+        """Running mean and variance to use, the number to count in, whether statistics are the batch's, and momentum.
+
+        Where the momentum follows from the number, the batch is counted here and there is none left to count in.
+        """
         momentum = 0.0 if self.momentum is None else self.momentum
-        if self.training and self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
-            if self.momentum is None:
-                momentum = 1.0 / float(self.num_batches_tracked.item())
         training = self.training or self.running_mean is None
-        if self.training and not self.track_running_stats:
-            return None, None, training, momentum
-        return self.running_mean, self.running_var, training, momentum
+        if not self.training:
+            return self.running_mean, self.running_var, None, training, momentum
+        if not self.track_running_stats:
+            return None, None, None, training, momentum
+        num_batches = self.num_batches_tracked
+        if num_batches is not None and (self.momentum is None or not counts(num_batches, self.running_mean)):
+            num_batches.add_(1)
+            if self.momentum is None:
+                momentum = 1.0 / float(num_batches.item())
+            num_batches = None
+        return self.running_mean, self.running_var, num_batches, training, momentum
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *rest: Any

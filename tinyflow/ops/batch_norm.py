@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from tinyflow.autograd.grad_mode import mode
+from tinyflow.autograd.graph import check_inplace
 from tinyflow.kernels import batch_norm as kernels
-from tinyflow.kernels import dtypes
+from tinyflow.kernels import dtypes, memory
 from tinyflow.kernels.memory import Buffer
 from tinyflow.ops.arithmetic import rsqrt
 from tinyflow.ops.define import define
@@ -113,6 +115,7 @@ _by_batch = define(
     },
     running_mean=None,
     running_var=None,
+    num_batches=None,
 )
 
 
@@ -156,12 +159,38 @@ def batch_norm(
         ValueError: in training with one value for each channel, or for an input of less than two dimensions.
         RuntimeError, TypeError: if running statistics are missing, or shapes, dtypes or devices do not fit.
     """
+    return batch_norm_counted(input, running_mean, running_var, None, weight, bias, training, momentum, eps)
+
+
+def counts(num_batches: Tensor, running_mean: Tensor | None) -> bool:
+    """True if the launch that updates ``running_mean`` may also count: one int64 on its device, which nobody guards.
+
+    Raises:
+        RuntimeError: as an addition in place would.
+    """
+    check_inplace("add", num_batches, False)
+    fits = num_batches.dtype == memory.int64 and num_batches.numel() == 1
+    return fits and running_mean is not None and num_batches.device == running_mean.device and mode.mutation is None
+
+
+def batch_norm_counted(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    num_batches: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> Tensor:
+    """:func:`batch_norm`, which in training adds 1 to ``num_batches`` too: one int64, or None."""
     if not training:
         if running_mean is None or running_var is None:
             raise RuntimeError("batch_norm: Expected running_mean and running_var to be defined when training=False")
         return _by_running(input, running_mean, running_var, weight, bias, eps)
-    y, _, _ = _by_batch(input, weight, bias, running_mean, running_var, momentum, eps)
-    for updated in (running_mean, running_var):
+    y, _, _ = _by_batch(input, weight, bias, running_mean, running_var, momentum, eps, num_batches)
+    for updated in (running_mean, running_var, num_batches):
         if updated is not None:
             updated._bump_version()
     return y

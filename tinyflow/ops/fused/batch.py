@@ -25,12 +25,15 @@ def statistics(
     conv_weight: Buffer,
     running_mean: Buffer | None,
     running_var: Buffer | None,
+    num_batches: Buffer | None,
     batch: Batch,
+    rounds: bool = False,
 ) -> Statistics:
-    """The convolution's result, and the mean and invstd to normalise it by."""
+    """The convolution's result, and the mean and invstd to normalise it by; ``rounds`` as in ``conv2d_statistics``."""
     window, training, momentum, eps = batch
     if training:
-        return convolution.conv2d_statistics(x, conv_weight, window, running_mean, running_var, momentum, eps)
+        running = (running_mean, running_var)
+        return convolution.conv2d_statistics(x, conv_weight, window, *running, momentum, eps, num_batches, rounds)
     z = conv2d.conv2d(x, conv_weight, None, *window)
     wide = dtypes.accumulate_dtype(z.dtype)
     assert running_mean is not None and running_var is not None
@@ -44,6 +47,7 @@ def check_running(training: bool, running_mean: Tensor | None, running_var: Tens
 
 
 def record_batch(training: bool, *running: Tensor | None) -> None:
+    """Notes that a training batch changed what it updates in place."""
     for statistic in running:
         if training and statistic is not None:
             statistic._bump_version()

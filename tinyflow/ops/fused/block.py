@@ -30,11 +30,12 @@ def _forward(
     residual: Buffer | None,
     running_mean: Buffer | None,
     running_var: Buffer | None,
+    num_batches: Buffer | None,
     batch: Batch,
     act: str,
     delivery: Delivery,
 ) -> tuple[Buffer, ...]:
-    z, mean, invstd, _ = statistics(x, conv_weight, running_mean, running_var, batch)
+    z, mean, invstd, _ = statistics(x, conv_weight, running_mean, running_var, num_batches, batch)
     return fused.normalise_act(z, (mean, invstd, weight, bias), residual, act), z, mean, invstd
 
 
@@ -46,12 +47,13 @@ def _forward_fork(
     residual: Buffer | None,
     running_mean: Buffer | None,
     running_var: Buffer | None,
+    num_batches: Buffer | None,
     batch: Batch,
     act: str,
     delivery: Delivery,
 ) -> tuple[Buffer, ...]:
-    made = _forward(x, conv_weight, weight, bias, residual, running_mean, running_var, batch, act, delivery)
-    return *made, memory.detach(x)
+    running = (running_mean, running_var, num_batches)
+    return *_forward(x, conv_weight, weight, bias, residual, *running, batch, act, delivery), memory.detach(x)
 
 
 def _forward_joined(
@@ -65,15 +67,18 @@ def _forward_joined(
     bias_short: Buffer | None,
     running_mean: Buffer | None,
     running_var: Buffer | None,
+    num_batches: Buffer | None,
     running_mean_short: Buffer | None,
     running_var_short: Buffer | None,
+    num_batches_short: Buffer | None,
     batch: Batch,
     batch_short: Batch,
     delivery: Delivery,
     act: str = RELU,
 ) -> tuple[Buffer, ...]:
-    z, mean, invstd, _ = statistics(x, conv_weight, running_mean, running_var, batch)
-    short = statistics(x_short, conv_weight_short, running_mean_short, running_var_short, batch_short)
+    z, mean, invstd, _ = statistics(x, conv_weight, running_mean, running_var, num_batches, batch)
+    running_short = (running_mean_short, running_var_short, num_batches_short)
+    short = statistics(x_short, conv_weight_short, *running_short, batch_short)
     norm_short = (short.mean, short.invstd, weight_short, bias_short)
     y = fused.normalise_act(z, (mean, invstd, weight, bias), short.z, act, norm_short)
     return y, z, mean, invstd, *short[:3]
@@ -184,6 +189,7 @@ _conv_bn_act = define(
     joint={_INPUTS: _gradients},
     running_mean=None,
     running_var=None,
+    num_batches=None,
 )
 _conv_bn_act_fork = define(
     _forward_fork,
@@ -193,6 +199,7 @@ _conv_bn_act_fork = define(
     joint={_INPUTS: _backward},
     running_mean=None,
     running_var=None,
+    num_batches=None,
 )
 _JOINED = (*_INPUTS[:4], "x_short", "conv_weight_short", "weight_short", "bias_short")
 _conv_bn_joined = define(
@@ -203,8 +210,10 @@ _conv_bn_joined = define(
     joint={_JOINED: _joined_gradients},
     running_mean=None,
     running_var=None,
+    num_batches=None,
     running_mean_short=None,
     running_var_short=None,
+    num_batches_short=None,
 )
 
 
@@ -222,6 +231,7 @@ def conv_bn_act(
     training: bool = True,
     momentum: float = 0.1,
     eps: float = 1e-5,
+    num_batches: Tensor | None = None,
 ) -> Tensor:
     """``act(batch_norm(conv2d(x, conv_weight)) + residual)``.
 
@@ -233,6 +243,7 @@ def conv_bn_act(
         act: 'relu' or 'none'.
         window: stride, padding, dilation and groups of the convolution.
         training, momentum, eps: as in :func:`tinyflow.batch_norm`.
+        num_batches: one int64, becomes one more in training; or None.
 
     Returns (N, K, P, Q) in channels-last memory.
 
@@ -241,8 +252,9 @@ def conv_bn_act(
     """
     check_running(training, running_mean, running_var)
     batch = Batch(window, training, momentum, eps)
-    y = _conv_bn_act(x, conv_weight, weight, bias, residual, running_mean, running_var, batch, act, Delivery())[0]
-    record_batch(training, running_mean, running_var)
+    running = (running_mean, running_var, num_batches)
+    y = _conv_bn_act(x, conv_weight, weight, bias, residual, *running, batch, act, Delivery())[0]
+    record_batch(training, *running)
     return y
 
 
@@ -259,6 +271,7 @@ def conv_bn_act_fork(
     training: bool = True,
     momentum: float = 0.1,
     eps: float = 1e-5,
+    num_batches: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """:func:`conv_bn_act`, and ``x`` itself to take a shortcut: its gradient comes back through this operation.
 
@@ -266,10 +279,10 @@ def conv_bn_act_fork(
     """
     check_running(training, running_mean, running_var)
     batch = Batch(window, training, momentum, eps)
-    settings = (running_mean, running_var, batch, act, Delivery())
-    y, _, _, _, shortcut = _conv_bn_act_fork(x, conv_weight, weight, bias, None, *settings)
+    running = (running_mean, running_var, num_batches)
+    y, _, _, _, shortcut = _conv_bn_act_fork(x, conv_weight, weight, bias, None, *running, batch, act, Delivery())
     shortcut._counter = x._counter  # one memory, one version
-    record_batch(training, running_mean, running_var)
+    record_batch(training, *running)
     return y, shortcut
 
 
@@ -283,6 +296,12 @@ class Branch(NamedTuple):
     running_mean: Tensor | None
     running_var: Tensor | None
     batch: Batch
+    num_batches: Tensor | None = None
+
+    @property
+    def running(self) -> tuple[Tensor | None, ...]:
+        """What a training batch updates."""
+        return self.running_mean, self.running_var, self.num_batches
 
 
 def conv_bn_joined(main: Branch, short: Branch) -> Tensor:
@@ -293,7 +312,8 @@ def conv_bn_joined(main: Branch, short: Branch) -> Tensor:
     """
     for branch in (main, short):
         check_running(branch.batch.training, branch.running_mean, branch.running_var)
-    y = _conv_bn_joined(*main[:4], *short[:4], *main[4:6], *short[4:6], main.batch, short.batch, Delivery())[0]
+    running = (*main.running, *short.running)
+    y = _conv_bn_joined(*main[:4], *short[:4], *running, main.batch, short.batch, Delivery())[0]
     for branch in (main, short):
-        record_batch(branch.batch.training, branch.running_mean, branch.running_var)
+        record_batch(branch.batch.training, *branch.running)
     return y

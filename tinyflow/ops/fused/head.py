@@ -27,9 +27,10 @@ def _forward(
     residual: Buffer,
     running_mean: Buffer | None,
     running_var: Buffer | None,
+    num_batches: Buffer | None,
     batch: Batch,
 ) -> tuple[Buffer, ...]:
-    z, mean, invstd, _ = statistics(x, conv_weight, running_mean, running_var, batch)
+    z, mean, invstd, _ = statistics(x, conv_weight, running_mean, running_var, num_batches, batch)
     pooled, passed = fused.normalise_mean(z, (mean, invstd, weight, bias), residual)
     return pooled, z, mean, invstd, passed
 
@@ -70,6 +71,7 @@ _conv_bn_act_mean = define(
     joint={("x", "conv_weight", "weight", "bias", "residual"): _gradients},
     running_mean=None,
     running_var=None,
+    num_batches=None,
 )
 
 
@@ -91,6 +93,7 @@ def conv_bn_act_mean(
     training: bool = True,
     momentum: float = 0.1,
     eps: float = 1e-5,
+    num_batches: Tensor | None = None,
 ) -> Tensor:
     """The mean of each map of ``relu(batch_norm(conv2d(x, conv_weight)) + residual)``, (N, K, 1, 1).
 
@@ -101,6 +104,7 @@ def conv_bn_act_mean(
     """
     check_running(training, running_mean, running_var)
     batch = Batch(window, training, momentum, eps)
-    y = _conv_bn_act_mean(x, conv_weight, weight, bias, residual, running_mean, running_var, batch)[0]
-    record_batch(training, running_mean, running_var)
+    running = (running_mean, running_var, num_batches)
+    y = _conv_bn_act_mean(x, conv_weight, weight, bias, residual, *running, batch)[0]
+    record_batch(training, *running)
     return y

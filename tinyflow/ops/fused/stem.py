@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from tinyflow import autocast_mode
 from tinyflow.autocast_mode import HALF
-from tinyflow.autograd.grad_mode import is_grad_enabled
+from tinyflow.autograd.grad_mode import carries_tangents, is_grad_enabled
 from tinyflow.kernels import fused
 from tinyflow.kernels.fused import convolution
 from tinyflow.kernels.fused.convolution import Window
 from tinyflow.kernels.fused.normalise import RELU
-from tinyflow.kernels.memory import Buffer
+from tinyflow.kernels.memory import Buffer, float64
 from tinyflow.ops.arithmetic import where
 from tinyflow.ops.define import define, unwrap, wrap
 from tinyflow.ops.fused.batch import Batch, check_running, record_batch, statistics
@@ -33,11 +34,13 @@ def _forward_pool(
     bias: Buffer | None,
     running_mean: Buffer | None,
     running_var: Buffer | None,
+    num_batches: Buffer | None,
     batch: Batch,
     delivery: Delivery,
+    rounds: bool = False,
     act: str = RELU,
 ) -> tuple[Buffer | None, ...]:
-    z, mean, invstd, folded = statistics(x, conv_weight, running_mean, running_var, batch)
+    z, mean, invstd, folded = statistics(x, conv_weight, running_mean, running_var, num_batches, batch, rounds)
     return *fused.normalise_pool(z, (mean, invstd, weight, bias)), z, mean, invstd, folded
 
 
@@ -64,7 +67,7 @@ def _pool_gradients(
     if is_grad_enabled():
         h = max_pool2d_input_grad(g, taps, tuple(z.shape), *_POOL)
         h = where(wrap(fused.normalise_act(z._data, norm)) <= 0, 0.0, h)
-        return composed(h, x, conv_weight, weight, mean, invstd, batch)
+        return composed(h, x.to(conv_weight.dtype), conv_weight, weight, mean, invstd, batch)
     sums = delivery.take(g)
     pooled = g._data, y._data, taps._data, winners._data
     if folded is not None and training and not needs[0] and needs[1]:
@@ -85,11 +88,22 @@ _conv_bn_relu_pool = define(
     _forward_pool,
     name="conv_bn_relu_pool",
     outputs=("y", "taps", "winners", "z", "mean", "invstd", "folded"),
-    autocast=HALF.only("x", "conv_weight"),
+    autocast=HALF.only("conv_weight"),  # the image's cast may be part of its fold
     joint={("x", "conv_weight", "weight", "bias"): _pool_gradients},
     running_mean=None,
     running_var=None,
+    num_batches=None,
 )
+
+
+def _rounds(x: Tensor, conv_weight: Tensor, batch: Batch) -> bool:
+    """Whether an autocast region's cast of the image is done as it is folded, and needs no pass of its own."""
+    if not autocast_mode.is_autocast_enabled(x.device.type) or not batch.training:
+        return False
+    if x.requires_grad or carries_tangents() or conv_weight.dtype == float64:
+        return False
+    dtype = autocast_mode.get_autocast_dtype(x.device.type)
+    return x.dtype != dtype and convolution.rounds_image(x._data, conv_weight.shape, batch.window, dtype)
 
 
 def conv_bn_relu_pool(
@@ -104,10 +118,15 @@ def conv_bn_relu_pool(
     training: bool = True,
     momentum: float = 0.1,
     eps: float = 1e-5,
+    num_batches: Tensor | None = None,
 ) -> Tensor:
     """``max_pool2d(relu(batch_norm(conv2d(x, conv_weight))), 3, stride=2, padding=1)``, otherwise as :func:`conv_bn_act`."""
     check_running(training, running_mean, running_var)
     batch = Batch(window, training, momentum, eps)
-    y = _conv_bn_relu_pool(x, conv_weight, weight, bias, running_mean, running_var, batch, Delivery())[0]
-    record_batch(training, running_mean, running_var)
+    running = (running_mean, running_var, num_batches)
+    rounds = _rounds(x, conv_weight, batch)
+    if not rounds:
+        (x,) = autocast_mode.half(x)
+    y = _conv_bn_relu_pool(x, conv_weight, weight, bias, *running, batch, Delivery(), rounds)[0]
+    record_batch(training, *running)
     return y
