@@ -34,8 +34,8 @@ WARP, WARPGROUP = 32, 4
 _REGISTERS, _SHARED, _RESERVED, _WARPS, _PROGRAMS = 65536, 228 * 1024, 1024, 64, 32
 
 #: Channels of a folded image, and what is done for each product of a 7×7 stem on three channels: on four rows of windows
-#: of 64, or on windows of 8×8 with every second column twice.
-_CELL, _FOLDED_STEM, _POOLED_STEM = 16, 4 * 64 / (3 * 7 * 7), 1.5 * 8 * 8 / (7 * 7)
+#: of 64; or, for two columns, on 18 columns of 8 rows, in tiles of 64 pooled pixels of which 56 exist, 29 rows for 28.
+_CELL, _FOLDED_STEM, _POOLED_STEM = 16, 4 * 64 / (3 * 7 * 7), 18 * 8 / (2 * 7 * 7) * (64 / 56) * (29 / 28)
 
 #: Goals for a step, in ms.
 GOALS = {"training": 9.1, "inference": 1.97}

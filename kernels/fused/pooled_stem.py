@@ -1,13 +1,15 @@
 """A network's stem in one kernel, for inference: a convolution of few channels with a stride of 2, bias, ReLU, and a 3×3
 max-pooling of stride 2 behind it. It reads the image and writes the pooled map; the map between is never written.
 
-A program walks down a strip of pooled rows of some images and columns. Of each row of the convolution it keeps, for every
-pooled pixel, the largest of the three columns that its window sees; a pooled row is the largest of the row above, which the
-step before left behind, and of its own two. So a row is convolved once, and a column one and a half times.
+A program walks down a strip of pooled rows of some images and columns. Of each row of the convolution it finds for every
+pooled pixel j columns 2j and 2j + 1; the third column of its window, 2j − 1, is its neighbour's odd one, so a tile finds one
+pooled column less than it has. A pooled row is the largest of the row above, which the step before left behind, and of its
+own two. So each row is convolved once, and each column.
 
-A matrix product takes one channel of a window: ROWS × COLUMNS values, of which R × S are the kernel's. Windows of
-neighbouring pooled pixels start four columns apart; an odd padding is made even by one value more in front, so that they
-are read in pieces of 8 bytes (of 4 where a window starts in between).
+The windows of columns 2j and 2j + 1 lie in ten or so columns of the image, from a multiple of four on. They are read in
+three pieces of four columns, four, and the rest, which both products share: neighbouring pixels start four columns apart,
+so that a thread reads 8 bytes at once. Operand A of a product is one piece of one channel: ROWS × four columns, of which
+the kernel's own are R × S.
 """
 
 from __future__ import annotations
@@ -15,10 +17,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from tinyflow.kernels import dtypes, memory, strides
+from tinyflow.kernels import dtypes, hardware, memory, strides
 from tinyflow.kernels.batch_norm.operands import dense
 from tinyflow.kernels.conv2d.geometry import Geometry
-from tinyflow.kernels.fused.normalise import relu
 from tinyflow.kernels.launch import MAX_BLOCK, Config, Configs, Cost, block, cdiv, launch, nbytes, offset_dtype
 from tinyflow.kernels.memory import Buffer
 from tinyflow.kernels.precision import input_precision, tf32
@@ -28,11 +29,14 @@ MOST_TAPS, MOST_CHANNELS = 8, 4
 
 
 @triton.jit
-def _filters(weight_ptr, k, K, c, weight_strides, INDEX, R, S, SKIP, ROWS, COLUMNS):
-    """ROWS · COLUMNS × K weights of a channel, zero where a window holds more than the kernel."""
+def _filters(weight_ptr, k, K, c, weight_strides, INDEX, R, S, FIRST, ROWS, COLUMNS):
+    """Weights of a channel, taps × K: ROWS rows of COLUMNS columns, the first of which is column FIRST of the kernel.
+
+    Rows and columns that the kernel does not have are zero.
+    """
     lane = tl.arange(0, ROWS * COLUMNS)
     r = lane // COLUMNS
-    s = lane % COLUMNS - SKIP
+    s = lane % COLUMNS + FIRST
     exists = (r < R) & (s >= 0) & (s < S)
     at = c * weight_strides[1] + r.to(INDEX) * weight_strides[2] + s.to(INDEX) * weight_strides[3]
     columns = k.to(INDEX) * weight_strides[0]
@@ -40,31 +44,73 @@ def _filters(weight_ptr, k, K, c, weight_strides, INDEX, R, S, SKIP, ROWS, COLUM
 
 
 @triton.jit
-def _windows(x_ptr, at, inside, S, SKIP, ROWS, COLUMNS):
-    """Pixels × ROWS · COLUMNS values of a channel."""
-    x = tl.load(x_ptr + at, mask=inside, other=0)
-    if SKIP > 0 or SKIP + S < COLUMNS:
-        # a weight of zero does not take away what is infinite beside the window
-        s = tl.arange(0, ROWS * COLUMNS) % COLUMNS
-        x = tl.where(((s >= SKIP) & (s < SKIP + S))[None, :], x, tl.zeros_like(x))
-    return x
+def _channel_filters(weight_ptr, k, K, c, weight_strides, INDEX, R, S, SKIP, ROWS, REST):
+    """A channel's weights for the three pieces of a window: those of the even column, and those of the odd one."""
+    return (
+        _filters(weight_ptr, k, K, c, weight_strides, INDEX, R, S, -SKIP, ROWS, 4),
+        _filters(weight_ptr, k, K, c, weight_strides, INDEX, R, S, 4 - SKIP, ROWS, 4),
+        _filters(weight_ptr, k, K, c, weight_strides, INDEX, R, S, 8 - SKIP, ROWS, REST),
+        _filters(weight_ptr, k, K, c, weight_strides, INDEX, R, S, -2 - SKIP, ROWS, 4),
+        _filters(weight_ptr, k, K, c, weight_strides, INDEX, R, S, 2 - SKIP, ROWS, 4),
+        _filters(weight_ptr, k, K, c, weight_strides, INDEX, R, S, 6 - SKIP, ROWS, REST),
+    )
 
 
 @triton.jit
-def _widest(
+def _piece(x_ptr, plane, exists, h, w, H, W, x_strides, INDEX, R, ROWS, COLUMNS):
+    """Pixels × ROWS · COLUMNS values, from row ``h`` and column ``w`` of each pixel's plane on."""
+    lane = tl.arange(0, ROWS * COLUMNS)
+    row = h + lane // COLUMNS
+    column = w[:, None] + (lane % COLUMNS)[None, :]
+    row_exists = (row >= 0) & (row < H) & (lane // COLUMNS < R)
+    inside = (exists[:, None] & row_exists[None, :]) & ((column >= 0) & (column < W))
+    at = (plane[:, None] + row.to(INDEX)[None, :] * x_strides[2]) + column.to(INDEX) * x_strides[3]
+    return tl.load(x_ptr + at, mask=inside, other=0)
+
+
+@triton.jit
+def _with_piece(acc, x, w, S, FIRST, ROWS, COLUMNS, PRECISION):
+    """``acc + x · w``, for a piece whose first column is column FIRST of the kernel."""
+    if FIRST + COLUMNS > 0 and FIRST < S:
+        if FIRST < 0 or FIRST + COLUMNS > S:
+            # a weight of zero does not take away what is infinite beside the window
+            s = tl.arange(0, ROWS * COLUMNS) % COLUMNS + FIRST
+            x = tl.where(((s >= 0) & (s < S))[None, :], x, tl.zeros_like(x))
+        acc = tl.dot(x, w, acc, input_precision=PRECISION, out_dtype=acc.dtype)
+    return acc
+
+
+@triton.jit
+def _with_channel(
+    even, odd, x_ptr, weights, plane, exists, h, w, H, W, x_strides, INDEX, R, S, SKIP, ROWS, REST, PRECISION
+):
+    """The two columns with one channel more."""
+    x = _piece(x_ptr, plane, exists, h, w, H, W, x_strides, INDEX, R, ROWS, 4)
+    even = _with_piece(even, x, weights[0], S, -SKIP, ROWS, 4, PRECISION)
+    odd = _with_piece(odd, x, weights[3], S, -2 - SKIP, ROWS, 4, PRECISION)
+    x = _piece(x_ptr, plane, exists, h, w + 4, H, W, x_strides, INDEX, R, ROWS, 4)
+    even = _with_piece(even, x, weights[1], S, 4 - SKIP, ROWS, 4, PRECISION)
+    odd = _with_piece(odd, x, weights[4], S, 2 - SKIP, ROWS, 4, PRECISION)
+    if SKIP + S > 6:
+        x = _piece(x_ptr, plane, exists, h, w + 8, H, W, x_strides, INDEX, R, ROWS, REST)
+        even = _with_piece(even, x, weights[2], S, 8 - SKIP, ROWS, REST, PRECISION)
+        odd = _with_piece(odd, x, weights[5], S, 6 - SKIP, ROWS, REST, PRECISION)
+    return even, odd
+
+
+@triton.jit
+def _columns(
     x_ptr,
     w0,
     w1,
     w2,
     w3,
     image,
+    exists,
     j,
     p,
-    N,
     H,
     W,
-    P,
-    Q,
     x_strides,
     TOP: tl.constexpr,
     LEFT: tl.constexpr,
@@ -73,38 +119,51 @@ def _widest(
     S: tl.constexpr,
     SKIP: tl.constexpr,
     ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
+    REST: tl.constexpr,
+    K: tl.constexpr,
     PRECISION: tl.constexpr,
     COMPUTE: tl.constexpr,
     INDEX: tl.constexpr,
 ):
-    """The largest of row p of the convolution at columns 2j − 1, 2j and 2j + 1, those outside the map left out."""
-    lane = tl.arange(0, ROWS * COLUMNS)
-    h = 2 * p - TOP + lane // COLUMNS
-    row_exists = (h >= 0) & (h < H) & (lane // COLUMNS < R) & (p >= 0) & (p < P)
-    rows = image[:, None].to(INDEX) * x_strides[0] + h[None, :].to(INDEX) * x_strides[2]
-    best = tl.full((w0.shape[1], j.shape[0]), float("-inf"), COMPUTE).T
-    for side in tl.range(3):
-        q = 2 * j + side - 1
-        w = (4 * j + 2 * side - 2 - LEFT)[:, None] + (lane % COLUMNS)[None, :]
-        exists = (image < N) & (q >= 0) & (q < Q)
-        inside = exists[:, None] & row_exists[None, :] & (w >= 0) & (w < W)
-        at = rows + w.to(INDEX) * x_strides[3]
-        step = tl.cast(x_strides[1], INDEX)
-        x = _windows(x_ptr, at, inside, S, SKIP, ROWS, COLUMNS)
-        z = tl.dot(x, w0, input_precision=PRECISION, out_dtype=COMPUTE)
-        if C > 1:
-            x = _windows(x_ptr, at + step, inside, S, SKIP, ROWS, COLUMNS)
-            z = tl.dot(x, w1, z, input_precision=PRECISION, out_dtype=COMPUTE)
-        if C > 2:
-            x = _windows(x_ptr, at + 2 * step, inside, S, SKIP, ROWS, COLUMNS)
-            z = tl.dot(x, w2, z, input_precision=PRECISION, out_dtype=COMPUTE)
-        if C > 3:
-            x = _windows(x_ptr, at + 3 * step, inside, S, SKIP, ROWS, COLUMNS)
-            z = tl.dot(x, w3, z, input_precision=PRECISION, out_dtype=COMPUTE)
-        z = tl.where((exists & (p >= 0) & (p < P))[:, None], z, float("-inf"))
-        best = tl.maximum(best, z, propagate_nan=tl.PropagateNan.ALL)
-    return best
+    """Columns 2j and 2j + 1 of row p of the convolution."""
+    even = tl.zeros((j.shape[0], K), COMPUTE)
+    odd = even
+    h = 2 * p - TOP
+    w = 4 * j - LEFT
+    plane = image.to(INDEX) * x_strides[0]
+    step = tl.cast(x_strides[1], INDEX)
+    even, odd = _with_channel(
+        even, odd, x_ptr, w0, plane, exists, h, w, H, W, x_strides, INDEX, R, S, SKIP, ROWS, REST, PRECISION
+    )
+    if C > 1:
+        even, odd = _with_channel(
+            even, odd, x_ptr, w1, plane + step, exists, h, w, H, W, x_strides, INDEX, R, S, SKIP, ROWS, REST, PRECISION
+        )
+    if C > 2:
+        plane += 2 * step
+        even, odd = _with_channel(
+            even, odd, x_ptr, w2, plane, exists, h, w, H, W, x_strides, INDEX, R, S, SKIP, ROWS, REST, PRECISION
+        )
+    if C > 3:
+        plane += step
+        even, odd = _with_channel(
+            even, odd, x_ptr, w3, plane, exists, h, w, H, W, x_strides, INDEX, R, S, SKIP, ROWS, REST, PRECISION
+        )
+    return even, odd
+
+
+@triton.jit
+def _larger(a, b):
+    return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def _widest(even, odd, before, j, Q, LAST_ALONE):
+    """The largest of columns 2j − 1, 2j and 2j + 1, those outside the map left out."""
+    if LAST_ALONE:
+        odd = tl.where((2 * j + 1 < Q)[:, None], odd, even)
+    best = _larger(even, odd)
+    return _larger(best, tl.where((j > 0)[:, None], tl.gather(odd, before, 0), best))
 
 
 @triton.jit
@@ -130,7 +189,8 @@ def _pooled_stem_kernel(
     S: tl.constexpr,
     SKIP: tl.constexpr,
     ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
+    REST: tl.constexpr,
+    LAST_ALONE: tl.constexpr,  # whether the last column is an even one
     PRECISION: tl.constexpr,
     COMPUTE: tl.constexpr,
     INDEX: tl.constexpr,
@@ -139,44 +199,46 @@ def _pooled_stem_kernel(
     TW: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    across = tl.cdiv(out_w, TW)
+    across = tl.cdiv(out_w, TW - 1)
     down = tl.cdiv(out_h, STRIP)
     program = tl.program_id(0)
     pixel = tl.arange(0, TN * TW)
     image = program // (across * down) * TN + pixel // TW
-    j = program % across * TW + pixel % TW
+    j = program % across * (TW - 1) - 1 + pixel % TW
     first = program // across % down * STRIP
+    exists = image < N
+    written = exists & (pixel % TW > 0) & (j < out_w)
+    before = tl.broadcast_to(((pixel + TN * TW - 1) % (TN * TW))[:, None], (TN * TW, BLOCK_K))
     k = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
-    w0 = _filters(weight_ptr, k, K, 0, weight_strides, INDEX, R, S, SKIP, ROWS, COLUMNS)
+    w0 = _channel_filters(weight_ptr, k, K, 0, weight_strides, INDEX, R, S, SKIP, ROWS, REST)
     w1, w2, w3 = w0, w0, w0
     if C > 1:
-        w1 = _filters(weight_ptr, k, K, 1, weight_strides, INDEX, R, S, SKIP, ROWS, COLUMNS)
+        w1 = _channel_filters(weight_ptr, k, K, 1, weight_strides, INDEX, R, S, SKIP, ROWS, REST)
     if C > 2:
-        w2 = _filters(weight_ptr, k, K, 2, weight_strides, INDEX, R, S, SKIP, ROWS, COLUMNS)
+        w2 = _channel_filters(weight_ptr, k, K, 2, weight_strides, INDEX, R, S, SKIP, ROWS, REST)
     if C > 3:
-        w3 = _filters(weight_ptr, k, K, 3, weight_strides, INDEX, R, S, SKIP, ROWS, COLUMNS)
-    above = _widest(
-        x_ptr, w0, w1, w2, w3, image, j, 2 * first - 1, N, H, W, P, Q, x_strides,
-        TOP, LEFT, C, R, S, SKIP, ROWS, COLUMNS, PRECISION, COMPUTE, INDEX,
+        w3 = _channel_filters(weight_ptr, k, K, 3, weight_strides, INDEX, R, S, SKIP, ROWS, REST)
+    # a row that is seen twice changes no maximum: row 0 stands for the one above it, and the last for the one below
+    even, odd = _columns(
+        x_ptr, w0, w1, w2, w3, image, exists, j, tl.maximum(2 * first - 1, 0), H, W, x_strides,
+        TOP, LEFT, C, R, S, SKIP, ROWS, REST, BLOCK_K, PRECISION, COMPUTE, INDEX,
     )  # fmt: skip
-    for i in tl.range(first, tl.minimum(first + STRIP, out_h)):
-        middle = _widest(
-            x_ptr, w0, w1, w2, w3, image, j, 2 * i, N, H, W, P, Q, x_strides,
-            TOP, LEFT, C, R, S, SKIP, ROWS, COLUMNS, PRECISION, COMPUTE, INDEX,
+    best = _widest(even, odd, before, j, Q, LAST_ALONE)
+    for p in tl.range(2 * first, 2 * tl.minimum(first + STRIP, out_h)):
+        even, odd = _columns(
+            x_ptr, w0, w1, w2, w3, image, exists, j, tl.minimum(p, P - 1), H, W, x_strides,
+            TOP, LEFT, C, R, S, SKIP, ROWS, REST, BLOCK_K, PRECISION, COMPUTE, INDEX,
         )  # fmt: skip
-        below = _widest(
-            x_ptr, w0, w1, w2, w3, image, j, 2 * i + 1, N, H, W, P, Q, x_strides,
-            TOP, LEFT, C, R, S, SKIP, ROWS, COLUMNS, PRECISION, COMPUTE, INDEX,
-        )  # fmt: skip
-        y = tl.maximum(above, middle, propagate_nan=tl.PropagateNan.ALL)
-        y = tl.maximum(y, below, propagate_nan=tl.PropagateNan.ALL)
-        above = below
-        # adding and rounding keep the order, so that bias and ReLU may follow the maximum
-        bias = tl.load(bias_ptr + k, mask=k < K, other=0).to(COMPUTE)
-        y = relu(y + bias[None, :])
-        at = ((image.to(INDEX) * out_h + i) * out_w + j) * K
-        mask = ((image < N) & (j < out_w))[:, None] & (k < K)[None, :]
-        tl.store(y_ptr + at[:, None] + k[None, :], y.to(y_ptr.dtype.element_ty), mask=mask)
+        row = _widest(even, odd, before, j, Q, LAST_ALONE)
+        best = _larger(best, row)
+        if p % 2 == 1:
+            # adding and rounding keep the order, so that bias and ReLU may follow the maximum
+            bias = tl.load(bias_ptr + k, mask=k < K, other=0).to(COMPUTE)
+            y = _larger(best + bias[None, :], 0.0)
+            at = ((image.to(INDEX) * out_h + p // 2) * out_w + j) * K
+            mask = written[:, None] & (k < K)[None, :]
+            tl.store(y_ptr + at[:, None] + k[None, :], y.to(y_ptr.dtype.element_ty), mask=mask)
+            best = row
 
 
 def _tile(images: int, columns: int, k: int, warps: int, strip: int = 14, stages: int = 2) -> Config:
@@ -184,7 +246,7 @@ def _tile(images: int, columns: int, k: int, warps: int, strip: int = 14, stages
     return Config(blocks, num_warps=warps, num_stages=stages)
 
 
-_HALF_TYPE = (_tile(1, 64, 64, 4), _tile(2, 64, 64, 8), _tile(8, 8, 64, 4), _tile(16, 8, 64, 8))
+_HALF_TYPE = (_tile(1, 64, 64, 4), _tile(2, 64, 64, 8), _tile(4, 16, 64, 4), _tile(16, 8, 64, 8))
 _WIDE_TYPE = _tile(1, 64, 16, 4, stages=1)
 _SHIPPED = (*_HALF_TYPE, _WIDE_TYPE)
 
@@ -195,7 +257,7 @@ def _choose(images: int, height: int, width: int, k: int, itemsize: int) -> Conf
 
     def lanes(config: Config) -> int:
         tn, tw = config.blocks["TN"], config.blocks["TW"]
-        return cdiv(images, tn) * tn * cdiv(width, tw) * tw
+        return cdiv(images, tn) * tn * cdiv(width, tw - 1) * tw
 
     # wide tiles read whole rows; those of few columns waste fewer lanes on narrow maps
     return min(_HALF_TYPE, key=lambda config: lanes(config) * (1 if config.blocks["TW"] == 64 else 1.25))
@@ -203,8 +265,8 @@ def _choose(images: int, height: int, width: int, k: int, itemsize: int) -> Conf
 
 def _interpreter(images: int, height: int, width: int, k: int, itemsize: int) -> Config:
     bk = max(block(k, 256), 16)
-    columns = block(width, 1024)
-    tn = block(images, max(MAX_BLOCK // (columns * max(bk, MOST_TAPS**2)), 1))
+    columns = max(block(width + 1, 1024), 2)
+    tn = block(images, max(MAX_BLOCK // (columns * max(bk, 4 * MOST_TAPS)), 1))
     return _tile(max(tn, cdiv(16, columns)), columns, bk, 4, strip=block(height))
 
 
@@ -218,6 +280,11 @@ def fits(found: Geometry) -> bool:
     return few and k > 0 and found.stride == (2, 2) and found.dilation == ones and found.groups == 1
 
 
+def suits(found: Geometry, device: memory.device) -> bool:
+    """Whether :func:`pooled_stem` is the way there: Triton 3.6 makes nothing of its products for tensor memory."""
+    return fits(found) and not hardware.tensor_memory(device)
+
+
 def pooled_stem(found: Geometry, x: Buffer, weight: Buffer, bias: Buffer) -> Buffer:
     """``max_pool2d(relu(conv2d(x, weight) + bias), 3, stride=2, padding=1)``.
 
@@ -229,8 +296,8 @@ def pooled_stem(found: Geometry, x: Buffer, weight: Buffer, bias: Buffer) -> Buf
 
     Returns (N, K, ⌈P/2⌉, ⌈Q/2⌉), channels-last, accumulated in float32 (float64 for float64) and rounded once.
 
-    FLOPs: 2·N·K·P·Q·C·R·S counted; done are 3/2 of them, for windows of 8×8. Bytes: x, weight and bias read and the result
-    written once.
+    FLOPs: 2·N·K·P·Q·C·R·S counted; of a 7×7 kernel 72/49 of them are done, for pieces of 8 rows. Bytes: x,
+    weight and bias read and the result written once.
     """
     n, k, p, q = found.out_shape
     shape = (n, k, cdiv(p, 2), cdiv(q, 2))
@@ -238,14 +305,14 @@ def pooled_stem(found: Geometry, x: Buffer, weight: Buffer, bias: Buffer) -> Buf
     if y.numel() == 0:
         return y
     (r, s), (top, left) = found.kernel, (-found.start[0], -found.start[1])
-    skip = left % 2
-    columns = max(block(s + skip), 4)
+    skip = -left % 4
+    rows = max(block(r), 4)
     size = x.dtype.itemsize
     config = pooled_stem_configs(x.dtype, images=n, height=shape[2], width=shape[3], k=k, itemsize=size)
     strip, tn, tw, bk = (config.blocks[name] for name in ("STRIP", "TN", "TW", "BLOCK_K"))
     launch(
         _pooled_stem_kernel,
-        (cdiv(n, tn) * cdiv(shape[2], strip) * cdiv(shape[3], tw), cdiv(k, bk)),
+        (cdiv(n, tn) * cdiv(shape[2], strip) * cdiv(shape[3], tw - 1), cdiv(k, bk)),
         y,
         x,
         weight,
@@ -267,8 +334,9 @@ def pooled_stem(found: Geometry, x: Buffer, weight: Buffer, bias: Buffer) -> Buf
         R=r,
         S=s,
         SKIP=skip,
-        ROWS=max(block(r), 4),
-        COLUMNS=columns,
+        ROWS=rows,
+        REST=max(block(max(skip + s - 6, 1)), 16 // rows),
+        LAST_ALONE=q % 2 == 1,
         PRECISION=input_precision(x.dtype, tf32.convolution),
         COMPUTE=dtypes.compute_dtype(x.dtype),
         INDEX=offset_dtype(x, y),

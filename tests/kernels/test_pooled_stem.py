@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.closeness import assert_close
-from tinyflow.kernels import configs, fused, launch, memory
+from tinyflow.kernels import configs, fused, hardware, launch, memory
 from tinyflow.kernels.conv2d.geometry import resolve
 from tinyflow.kernels.fused import convolution, pooled_stem
 from tinyflow.kernels.fused.convolution import Window
@@ -117,3 +117,10 @@ def test_half_precision_on_a_gpu_takes_one_launch(dtype) -> None:
         convolution.conv2d(x, weight, None, 2, 3), (None, None, None, bias), with_taps=False
     )
     assert_close(y.cpu(), apart.cpu().double(), 147)
+
+
+@pytest.mark.parametrize(("capability", "suits"), [((8, 0), True), ((9, 0), True), ((10, 0), False)], ids=str)
+def test_sums_in_tensor_memory_go_the_other_way(capability, suits) -> None:
+    found = resolve("conv2d", (2, 3, 20, 18), (8, 3, 7, 7), 2, 3, 1, 1)
+    with hardware.assumed(capability, 132):
+        assert pooled_stem.suits(found, torch.device("meta")) is suits
