@@ -13,8 +13,9 @@ image for the whole box are left out; for a 7×7 map in boxes of one position th
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import triton
 import triton.language as tl
@@ -37,7 +38,7 @@ from tinyflow.kernels.conv2d.boxes import (
 )
 from tinyflow.kernels.conv2d.geometry import Geometry, Pair
 from tinyflow.kernels.conv2d.row_forward import ROW_CONFIGS, row_conv2d
-from tinyflow.kernels.conv2d.rows import rows_suit, walks_rows
+from tinyflow.kernels.conv2d.rows import row_steps, rows_suit, walks_rows
 from tinyflow.kernels.conv2d.statistics import merge_tile
 from tinyflow.kernels.launch import Config, Configs, Cost, cdiv, launch, nbytes
 from tinyflow.kernels.memory import Buffer
@@ -128,14 +129,17 @@ def _box_conv2d_kernel(
 
 
 _SHIPPED = (
-    boxed((4, 8, 8), 64, 64, warps=8, stages=4),
-    boxed((2, 8, 8), 64, 64, warps=4, stages=4),
     boxed((16, 4, 4), 128, 64, warps=8, stages=3),
     boxed((8, 4, 4), 128, 64, warps=8, stages=4),
     boxed((64, 2, 2), 128, 64, warps=8, stages=3),
     boxed((32, 2, 2), 128, 64, warps=8, stages=4),
+    boxed((8, 8, 8), 64, 64, warps=8, stages=2),
+    boxed((4, 8, 8), 64, 64, warps=8, stages=4),
+    boxed((2, 8, 8), 64, 64, warps=4, stages=4),
     boxed((256, 1, 1), 128, 64, warps=8, stages=3),
+    boxed((128, 1, 1), 256, 64, warps=8, stages=3),
     boxed((128, 1, 1), 128, 64, warps=8, stages=4),
+    boxed((1, 1, 256), 128, 64, warps=8, stages=3),
     boxed((1, 1, 128), 128, 64, warps=8, stages=4),
     boxed((1, 1, 128), 64, 64, warps=4, stages=4),
 )
@@ -151,12 +155,14 @@ _BLACKWELL = (
 )
 
 
+@functools.lru_cache(maxsize=4096)
 def _choose(
     images: int,
     height: int,
     width: int,
     k: int,
     c: int,
+    taps: Pair,
     stride: int,
     whole: int,
     multiprocessors: int,
@@ -164,7 +170,7 @@ def _choose(
 ) -> Config:
     ships = _BLACKWELL if tensor_memory else _SHIPPED
     fits = [config for config in ships if stride == 1 or whole % config.blocks["BLOCK_C"] == 0]
-    return quickest(fits, "BLOCK_K", images, height, width, k, multiprocessors)
+    return quickest(fits, "BLOCK_K", images, height, width, k, c, taps, stride, multiprocessors)
 
 
 def _interpreter(images: int, height: int, width: int, k: int, c: int, stride: int, whole: int, **_: int) -> Config:
@@ -174,8 +180,26 @@ def _interpreter(images: int, height: int, width: int, k: int, c: int, stride: i
 _INSTEAD = {hardware.TENSOR_MEMORY: _BLACKWELL}
 box_conv2d_configs = Configs("_box_conv2d_kernel", _SHIPPED, _choose, _interpreter, _INSTEAD)
 
-#: Where rows would do as well, ``rows_suit``. Boxes are chosen; a measured table may say rows.
-narrow_conv2d_configs = Configs("_row_conv2d_kernel", (*ROW_CONFIGS, *_SHIPPED), _choose, _interpreter, _INSTEAD)
+#: Of rows: how many pixels more than there are a strip may have, and the fewest steps of a program beside the three that it
+#: does twice or for nothing.
+_MOST_WASTE, _FEWEST_STEPS = 1.25, 16
+
+
+def _choose_narrow(images: int, height: int, width: int, **problem: Any) -> Config:
+    """Rows, whose three fetches of a pixel L2 delivers in a third of the time of nine, on maps that fill them."""
+    rows = ROW_CONFIGS[0]
+    tn, tw = rows.blocks["TN"], rows.blocks["TW"]
+    waste = cdiv(images, tn) * tn * cdiv(width, tw) * tw / (images * width)
+    steps = row_steps(rows, images, height, width)
+    # two programs a multiprocessor, each with half of its warps waiting for products while the other's are at work
+    few = steps < _FEWEST_STEPS * 2 * problem["multiprocessors"]
+    if problem["tensor_memory"] or waste > _MOST_WASTE or few:
+        return _choose(images=images, height=height, width=width, **problem)
+    return rows
+
+
+#: Where rows do as well, ``rows_suit``.
+narrow_conv2d_configs = Configs("_row_conv2d_kernel", (*ROW_CONFIGS, *_SHIPPED), _choose_narrow, _interpreter, _INSTEAD)
 
 
 class Shortcut(NamedTuple):
@@ -197,7 +221,7 @@ def box_conv2d(
     statistics: bool = False,
     shortcut: Shortcut | None = None,
 ) -> tuple[Buffer, Buffer | None]:
-    """A convolution by boxes, or by rows where a measured table says so, for the sizes that ``dispatch`` admits.
+    """A convolution by boxes, or by rows on maps that fill them, for the sizes that ``dispatch`` admits.
 
     Without statistics ``y = conv2d(x, weight) + bias + residual + shortcut``, then ReLU; with them bias, residual and
     shortcut are None, ``relu`` False.
@@ -228,7 +252,7 @@ def box_conv2d(
         if shortcut is not None:
             shortcut = shortcut._replace(x=in_a_row(shortcut.x))
     configs = narrow_conv2d_configs if rows_suit(found) and shortcut is None else box_conv2d_configs
-    config = chosen_config(configs, target, found.x_shape[1], found.stride[0], shortcut)
+    config = chosen_config(configs, target, found.x_shape[1], found.stride[0], shortcut, found.kernel)
     if walks_rows(config):
         return y, row_conv2d(config, y, x, weight, bias, residual, relu, statistics, cost)
     rows = convolve_boxes(
@@ -254,7 +278,9 @@ def _is_pointwise(found: Geometry) -> bool:
     return found.kernel == found.stride == (1, 1) and found.padding == ((0, 0), (0, 0))
 
 
-def chosen_config(configs: Configs, y: Buffer, c: int, stride: int, shortcut: Shortcut | None = None) -> Config:
+def chosen_config(
+    configs: Configs, y: Buffer, c: int, stride: int, shortcut: Shortcut | None = None, taps: Pair = (1, 1)
+) -> Config:
     """The configuration for a result ``y`` (N, K, P, Q) of ``c`` channels."""
     images, k, p, q = y.shape
     short_stride = 1 if shortcut is None else shortcut.found.stride[0]
@@ -267,6 +293,7 @@ def chosen_config(configs: Configs, y: Buffer, c: int, stride: int, shortcut: Sh
         width=q,
         k=k,
         c=c,
+        taps=taps,
         stride=max(stride, short_stride),
         whole=min(map(whole_channels, strided or [c])),
         multiprocessors=hardware.multiprocessors(y.device),

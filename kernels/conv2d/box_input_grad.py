@@ -11,6 +11,8 @@ gradient follows. Programs are persistent and leave one row of sums each.
 
 from __future__ import annotations
 
+import functools
+
 import triton
 import triton.language as tl
 
@@ -30,7 +32,7 @@ from tinyflow.kernels.conv2d.boxes import (
     whole_boxes,
     whole_channels,
 )
-from tinyflow.kernels.conv2d.geometry import Geometry
+from tinyflow.kernels.conv2d.geometry import Geometry, Pair
 from tinyflow.kernels.conv2d.row_input_grad import ROW_INPUT_GRAD_CONFIGS, row_conv2d_input_grad
 from tinyflow.kernels.conv2d.rows import rows_suit, walks_rows
 from tinyflow.kernels.launch import Config, Configs, Cost, cdiv, launch, nbytes
@@ -126,14 +128,17 @@ def _box_conv2d_input_grad_kernel(
 
 
 _SHIPPED = (
-    boxed((4, 8, 8), 64, 64, warps=8, stages=3),
-    boxed((2, 8, 8), 64, 64, warps=4, stages=4),
     boxed((16, 4, 4), 64, 128, warps=8, stages=3),
     boxed((8, 4, 4), 64, 128, warps=8, stages=3),
     boxed((64, 2, 2), 64, 128, warps=8, stages=3),
     boxed((32, 2, 2), 64, 128, warps=8, stages=3),
+    boxed((8, 8, 8), 64, 64, warps=8, stages=2),
+    boxed((4, 8, 8), 64, 64, warps=8, stages=3),
+    boxed((2, 8, 8), 64, 64, warps=4, stages=4),
     boxed((256, 1, 1), 64, 128, warps=8, stages=3),
+    boxed((128, 1, 1), 64, 256, warps=8, stages=3),
     boxed((128, 1, 1), 64, 128, warps=8, stages=3),
+    boxed((1, 1, 256), 64, 128, warps=8, stages=3),
     boxed((1, 1, 128), 64, 128, warps=8, stages=3),
     boxed((1, 1, 128), 64, 64, warps=4, stages=4),
 )
@@ -147,12 +152,14 @@ _BLACKWELL = (
 )
 
 
+@functools.lru_cache(maxsize=4096)
 def _choose(
     images: int,
     height: int,
     width: int,
     k: int,
     c: int,
+    taps: Pair,
     stride: int,
     whole: int,
     multiprocessors: int,
@@ -160,7 +167,8 @@ def _choose(
 ) -> Config:
     ships = _BLACKWELL if tensor_memory else _SHIPPED
     fits = [config for config in ships if stride == 1 or whole % config.blocks["BLOCK_C"] == 0]
-    return quickest(fits, "BLOCK_C", images, height, width, c, multiprocessors)
+    phases = stride * stride
+    return quickest(fits, "BLOCK_C", images, height, width, c, k, taps, stride, multiprocessors, phases)
 
 
 def _interpreter(images: int, height: int, width: int, k: int, c: int, stride: int, whole: int, **_: int) -> Config:
@@ -222,6 +230,7 @@ def box_conv2d_input_grad(
         width=phase[1],
         k=k,
         c=c,
+        taps=found.kernel,
         stride=stride,
         whole=whole_channels(c),
         multiprocessors=hardware.multiprocessors(grad.device),

@@ -20,6 +20,7 @@ import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from tinyflow.kernels import elementwise, hardware, memory, strides
+from tinyflow.kernels.conv2d import times
 from tinyflow.kernels.launch import MAX_BLOCK, Config, block, cdiv
 from tinyflow.kernels.memory import Buffer
 
@@ -114,32 +115,78 @@ def whole_channels(c: int) -> int:
     return min(c & -c, 128)
 
 
+def _met(taps: int, size: int, tile: int, stride: int) -> list[int]:
+    """Along one axis, how many taps each box meets, of a convolution padded by half its taps."""
+    before = taps // 2
+    firsts = [max(before - (at + tile - 1) * stride, 0) for at in range(0, size, tile)]
+    ends = [min((size - at) * stride + before, taps) for at in range(0, size, tile)]
+    return [end - first for first, end in zip(firsts, ends)]
+
+
 def quickest(
-    configs: Iterable[Config], rows: str, images: int, height: int, width: int, channels: int, multiprocessors: int
+    configs: Iterable[Config],
+    rows: str,
+    images: int,
+    height: int,
+    width: int,
+    channels: int,
+    reduced: int,
+    taps: tuple[int, int],
+    stride: int,
+    multiprocessors: int,
+    phases: int = 1,
 ) -> Config:
-    """The configuration that keeps the device busiest, by estimate: waves of tiles, times the work and loads of a tile.
+    """The first configuration that, by estimate, takes hardly longer than the quickest (see ``times``).
 
     Args:
+        configs: those first whose boxes lie closest together in memory.
         rows: the block that divides ``channels``, the rows of the weight matrix.
         images, height, width: the pixels that boxes cover.
+        reduced: the channels that are summed over.
+        phases: into which a gradient's rows and columns are split; they share the taps.
     """
 
     def estimate(config: Config) -> float:
-        tile = tile_of(config, rows)
-        waves = cdiv(tile.count(images, height, width) * cdiv(channels, tile.channels), multiprocessors)
-        loads = 32 / tile.pixels + 32 / tile.channels  # a tile's products take about as long as 32 rows of loads
-        return waves * tile.pixels * tile.channels * (1 + loads)
+        tile, depth = tile_of(config, rows), _depth(config, rows)
+        boxes, across = tile.count(images, height, width) * phases, cdiv(channels, tile.channels)
+        streams = _streams(config, rows, across, boxes, multiprocessors)
+        together = cdiv(streams * across, multiprocessors)
+        down, along = _met(taps[0], height, tile.rows, stride), _met(taps[1], width, tile.columns, stride)
+        met = [r * c for r in down for c in along] * (boxes // (len(down) * len(along)))
+        if min(met) == max(met):
+            busiest = met[0] * cdiv(boxes, streams)
+        else:
+            busiest = max(sum(met[first::streams]) for first in range(streams))
+        turns, all_turns = (n * cdiv(reduced, depth) / phases for n in (busiest * together, sum(met) * across))
+        return times.of(
+            flops=turns * depth * 2 * tile.pixels * tile.channels,
+            fetched=all_turns * depth * 2 * (tile.pixels + tile.channels) / multiprocessors,
+            moved=2 * images * height * width * phases * (channels + reduced) / multiprocessors,
+            turns=turns,
+            tiles=cdiv(boxes, streams) * together,
+            written=tile.pixels * tile.channels,
+            together=together,
+        )
 
-    return min(configs, key=estimate)
+    return times.first_of_the_quickest(configs, estimate)
+
+
+def _depth(config: Config, rows: str) -> int:
+    """How many of the channels that are summed over a box has."""
+    return config.blocks["BLOCK_C" if rows == "BLOCK_K" else "BLOCK_K"]
+
+
+def _streams(config: Config, rows: str, across: int, tiles: int, multiprocessors: int) -> int:
+    tile, depth = tile_of(config, rows), _depth(config, rows)
+    elements = config.num_stages * depth * (tile.pixels + tile.channels) + tile.pixels * tile.channels
+    resident = max(min(SHARED_MEMORY // (2 * elements), 16 // config.num_warps), 1)
+    return max(min(multiprocessors * resident // across, tiles), 1)
 
 
 def streams(config: Config, rows: str, channels: int, tiles: int, device: memory.device) -> int:
     """How many programs share the boxes of one tile of channels: as many as the device holds at a time."""
-    tile, depth = tile_of(config, rows), config.blocks["BLOCK_C" if rows == "BLOCK_K" else "BLOCK_K"]
-    elements = config.num_stages * depth * (tile.pixels + tile.channels) + tile.pixels * tile.channels
-    resident = max(min(SHARED_MEMORY // (2 * elements), 16 // config.num_warps), 1)
-    programs = hardware.multiprocessors(device) * resident
-    return max(min(programs // cdiv(channels, tile.channels), tiles), 1)
+    across = cdiv(channels, tile_of(config, rows).channels)
+    return _streams(config, rows, across, tiles, hardware.multiprocessors(device))
 
 
 def for_boxes(x: Buffer) -> Buffer:

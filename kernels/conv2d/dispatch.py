@@ -2,7 +2,7 @@
 
 ===============  =====================================================================================================
 box              pixels in boxes of the tensor memory accelerator (``box_forward``, ``box_input_grad``)
-                 or, 3×3 of few channels where a measured table says so, by rows (``row_forward``, ``row_input_grad``)
+                 or, 3×3 of few channels, by rows (``row_forward``, ``row_input_grad``)
 nine taps        weight gradient by boxes, all taps of 3×3 in one program (``box_weight_grad``)
 stream-K         weight gradient over output positions, in equal shares (``stream_weight_grad``)
 stem             few channels and a stride of 2, first folded into a 16-channel image of half the size (``box_stem``)

@@ -119,7 +119,9 @@ def resolve(
         TypeError: if stride, padding or dilation are not integers or pairs.
         RuntimeError: on shapes that do not fit, with the sizes that do.
     """
-    return _resolve(op, tuple(x_shape), tuple(weight_shape), _frozen(stride), _frozen(padding), _frozen(dilation), groups)
+    return _resolve(
+        op, tuple(x_shape), tuple(weight_shape), _frozen(stride), _frozen(padding), _frozen(dilation), groups
+    )
 
 
 def _frozen(value: Any) -> Any:

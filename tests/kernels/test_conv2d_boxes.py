@@ -121,6 +121,9 @@ def test_agrees_with_float64(name: str, dtype: torch.dtype) -> None:
     assert_close(y, y64.detach() + bias.double()[:, None, None], terms)
     assert_close(kernels.conv2d_input_grad(grad, weight, shape, **parameters), x64.grad, terms * weight.shape[0])
     assert_close(kernels.conv2d_weight_grad(grad, x, weight_shape, **parameters), weight64.grad, grad[:, 0].numel())
+    wide = kernels.conv2d_weight_grad(grad, x, weight_shape, **parameters, dtype=torch.float32)
+    assert wide.dtype == torch.float32
+    assert_close(wide, weight64.grad, grad[:, 0].numel())
 
 
 def window(parameters: dict[str, Any]) -> dict[str, Any]:
@@ -204,12 +207,13 @@ def test_every_stream_config(config: Config) -> None:
     ids=["3x3", "3x3 with stride", "1x1 with stride"],
 )
 def test_stream_of_any_number_of_programs(shape, weight_shape, parameters, programs: int) -> None:
-    """Parts longer than a tap, shorter than one, and as many as steps."""
-    with (
-        hardware.assumed(multiprocessors=programs),
-        stream_weight_grad.stream_conv2d_weight_grad_configs.forced(_stream(16, 32, 16)),
-    ):
-        assert_weight_grad(shape, weight_shape, dispatch.STREAM_K, **parameters)
+    """Parts longer than a tap, shorter than one, and as many as steps; taps alone, and a row of them together."""
+    for taps in {1, weight_shape[3]}:
+        with (
+            hardware.assumed(multiprocessors=programs),
+            stream_weight_grad.stream_conv2d_weight_grad_configs.forced(_stream(16, 32, 16, taps)),
+        ):
+            assert_weight_grad(shape, weight_shape, dispatch.STREAM_K, **parameters)
 
 
 @pytest.mark.parametrize("config", [*box_stem.stem_weight_grad_configs.shipped, None], ids=["shipped", "interpreter"])
@@ -408,15 +412,17 @@ def test_input_grad_epilogue(name: str, parts: str) -> None:
         assert_close(total, torch.stack((g64.sum((0, 2, 3)), (g64 * deviation).sum((0, 2, 3)))), g[:, 0].numel())
 
 
+@pytest.mark.parametrize("dtype", [None, torch.float32], ids=["rounded", "wide"])
 @pytest.mark.parametrize("config", [*box_weight_grad.box_conv2d_weight_grad_configs.shipped, None], ids=str)
-def test_weight_grad_makes_the_gradient(config: Config | None) -> None:
+def test_weight_grad_makes_the_gradient(config: Config | None, dtype: torch.dtype | None) -> None:
     """Beyond rows and columns the made gradient is zero, though its offset is not and x, moved by a tap, is not."""
     found = resolve("conv2d", (3, 24, 9, 10), (40, 24, 3, 3), 1, 1, 1, 1)
     x, upstream, y = (image(shape, torch.bfloat16) for shape in (found.x_shape, found.out_shape, found.out_shape))
     affine = torch.randn(3, 40)
     slope, slope_y, offset = affine.double()[:, :, None, None]
     with forced(box_weight_grad.box_conv2d_weight_grad_configs, config):
-        weight_grad, grad = box_weight_grad.box_conv2d_weight_grad(found, None, x, upstream, y, affine)
+        weight_grad, grad = box_weight_grad.box_conv2d_weight_grad(found, None, x, upstream, y, affine, dtype)
+    assert (weight_grad.dtype, grad.dtype) == (dtype or torch.bfloat16, torch.bfloat16)
     assert_close(grad, slope * upstream.double() + slope_y * y.double() + offset, 3)
     weight = torch.zeros(found.weight_shape, dtype=torch.float64, requires_grad=True)
     reference(x.double(), weight, 1, 1).backward(grad.double())

@@ -18,7 +18,7 @@ from tinyflow.kernels import hardware, launch, matmul, tuned, tuning
 from tinyflow.kernels.configs import planned_for_gpu
 from tinyflow.kernels.conv2d import box_forward, box_input_grad, row_forward, row_input_grad, statistics
 from tinyflow.kernels.conv2d.geometry import resolve
-from tinyflow.kernels.conv2d.rows import rowed, rows_suit
+from tinyflow.kernels.conv2d.rows import rowed, rows_suit, walks_rows
 from tinyflow.kernels.launch import Config
 from tinyflow.kernels.tuning import Call
 
@@ -128,13 +128,13 @@ def launched() -> list[str]:
     return [record.kernel for record in records]
 
 
-def test_a_measured_table_chooses_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Boxes unless a GPU has found rows quicker; the tuner asks for both under one name."""
+def test_who_walks_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forward by rows, back by boxes unless a GPU has found rows quicker; the tuner asks for both under one name."""
     x, weight = layer1()
     calls = [Call(kernels.conv2d, (x, weight, None, 1, 1), {})]
     calls += [Call(kernels.conv2d_input_grad, (x, weight, tuple(x.shape), 1, 1), {})]
     with hardware.assumed((9, 0), 132), planned_for_gpu("a GPU"):
-        assert launched() == ["_box_conv2d_kernel", "_box_conv2d_input_grad_kernel"]
+        assert launched() == ["_row_conv2d_kernel", "_box_conv2d_input_grad_kernel"]
         problems = tuning.problems(calls, META)
     assert [p.configs for p in problems] == [FORWARD, BACKWARD]
     forms = (
@@ -152,3 +152,29 @@ def test_a_measured_table_chooses_rows(tmp_path: Path, monkeypatch: pytest.Monke
         assert launched() == ["_row_conv2d_kernel", "_row_conv2d_input_grad_kernel"]
     for configs in (FORWARD, BACKWARD):
         configs.forget_tables()
+
+
+@pytest.mark.parametrize(
+    ("images", "width", "capability", "rows"),
+    [
+        (256, 56, 9, True),
+        (3, 56, 9, False),
+        (256, 57, 9, True),
+        (256, 9, 9, False),
+        (256, 56, 10, False),
+        (8, 8, 9, False),
+    ],
+)
+def test_rows_where_maps_fill_them(images, width, capability, rows) -> None:
+    sizes = {
+        "images": images,
+        "height": width,
+        "width": width,
+        "k": 64,
+        "c": 64,
+        "taps": (3, 3),
+        "stride": 1,
+        "whole": 64,
+    }
+    config = FORWARD.choose(**sizes, multiprocessors=132, tensor_memory=capability == 10)
+    assert walks_rows(config) is rows
