@@ -373,9 +373,9 @@ ge = Pointwise("ge", _ge, BOOL)
 logical_and = Pointwise("logical_and", _logical_and, BOOL)
 logical_or = Pointwise("logical_or", _logical_or, BOOL)
 logical_xor = Pointwise("logical_xor", _logical_xor, BOOL)
-bitwise_and = Pointwise("bitwise_and", _bitwise_and)
-bitwise_or = Pointwise("bitwise_or", _bitwise_or)
-bitwise_xor = Pointwise("bitwise_xor", _bitwise_xor)
+bitwise_and = Pointwise("bitwise_and", _bitwise_and, takes_float=False)
+bitwise_or = Pointwise("bitwise_or", _bitwise_or, takes_float=False)
+bitwise_xor = Pointwise("bitwise_xor", _bitwise_xor, takes_float=False)
 
 _SPECIAL_POWERS = {
     1: Pointwise("pow", _first_power, flops=0),

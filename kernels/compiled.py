@@ -13,13 +13,13 @@ launch_metadata, enter_hook, exit_hook, *arguments)``, where the arguments are a
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import triton
 from triton.compiler import CompiledKernel
 
+from tinyflow.kernels import environment
 from tinyflow.kernels.configs import Config
 from tinyflow.kernels.memory import Buffer
 from tinyflow.kernels.mode import INTERPRETING
@@ -56,7 +56,8 @@ def is_known(version: str) -> bool:
     return numbers[1].isdigit() and _KNOWN[0] <= (int(numbers[0]), int(numbers[1])) <= _KNOWN[1]
 
 
-_wanted = not INTERPRETING and is_known(triton.__version__) and os.environ.get("TINYFLOW_LAUNCHER") != "triton"
+_ours = environment.choice("TINYFLOW_LAUNCHER", ("tinyflow", "triton")) == "tinyflow"
+_wanted = not INTERPRETING and is_known(triton.__version__) and _ours
 _triton: _Triton | None = None
 _cache: dict[int, tuple[Any, dict[Any, _Entry]]] = {}  # by the identity of a JIT function, which is kept alive
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from tinyflow.kernels import memory, tuned
+from tinyflow.kernels import environment, memory, tuned
 from tinyflow.kernels.mode import INTERPRETING
 
 #: ``TINYFLOW_LOG=launch`` prints each launch: its kernel, operands, configuration, and where that came from.
-LOGGING = "launch" in os.environ.get("TINYFLOW_LOG", "").split(",")
+LOGGING = "launch" in environment.words("TINYFLOW_LOG", ("launch",))
 
 #: Where a configuration came from: the launcher's own, the kernel's choice, a measured table, or a person.
 OWN, HEURISTIC, TABLE, INTERPRETER, FORCED = "launcher", "heuristic", "table", "interpreter", "forced"

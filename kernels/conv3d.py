@@ -309,11 +309,12 @@ def conv3d_weight_grad(
     dilation: Triple = 1,
     groups: int = 1,
     allow_tf32: bool | None = None,
+    dtype: memory.dtype | None = None,
 ) -> Buffer:
     """The gradient of :func:`conv3d` for ``weight``; (K, C / groups, T, R, S) in K·R·S·T·C memory.
 
-    ``grad`` (N, K, O, P, Q) and ``x`` in any strides. FLOPs: those of :func:`conv3d`. Bytes: ``grad`` and ``x`` read and the
-    result written once, and the windows of ``x`` written and read.
+    ``grad`` (N, K, O, P, Q) and ``x`` in any strides; ``dtype`` is the result's, by default that of ``x``. FLOPs: those of
+    :func:`conv3d`. Bytes: ``grad`` and ``x`` read and the result written once, and the windows of ``x`` written and read.
 
     Raises:
         TypeError, RuntimeError: as :func:`conv3d`.
@@ -323,7 +324,7 @@ def conv3d_weight_grad(
     _check_grad(op, grad, x.shape, weight_shape, depth)
     windows = _windows(x, groups, _Walk(depth.taps, depth.out, -depth.padding[0], depth.stride, depth.dilation))
     k, c, t, r, s = weight_shape
-    found = planes.conv2d_weight_grad(_images(grad), windows, (k, t * c, r, s), *depth.rest, groups, allow_tf32)
+    found = planes.conv2d_weight_grad(_images(grad), windows, (k, t * c, r, s), *depth.rest, groups, allow_tf32, dtype)
     st = found.stride()
     return memory.as_strided(found, (k, c, t, r, s), (st[0], st[1], c * st[1], st[2], st[3]))
 

@@ -112,9 +112,12 @@ def stored(value: Scalar, dtype: memory.dtype) -> Scalar:
 
     Raises:
         RuntimeError: if the dtype has no such number.
+        TypeError: if it is no number.
     """
     if dtype == memory.bool_:
         return bool(value)
+    if isinstance(value, str) or not hasattr(value, "__float__"):
+        raise TypeError(f"expected a number, got {value!r}")
     low, high = _limits(dtype)
     if dtype.is_floating_point:
         if low <= value <= high or not math.isfinite(value):

@@ -327,6 +327,7 @@ class Pointwise:
     result: str = PROMOTE
     flops: int = 1
     takes_bool: bool = True
+    takes_float: bool = True
 
     @property
     def __name__(self) -> str:
@@ -355,13 +356,15 @@ class Pointwise:
     def _call(self, operands: Sequence[Operand], out: Buffer | None, key: Any = None) -> Buffer:
         buffers = [x for x in operands if isinstance(x, Buffer)]
         if not buffers:
-            raise TypeError(f"{self.name}: expected at least one buffer, got {operands}")
+            raise TypeError(f"{self.name}: expected at least one tensor, got {operands}")
         device = buffers[0].device
         if any(x.device != device for x in buffers):
             check_same_device(self.name, **{f"operand {k}": x for k, x in enumerate(buffers)})
         promoted = dtypes.result_type(*operands)
         if promoted == memory.bool_ and not self.takes_bool:
             raise RuntimeError(f"{self.name}: not defined for bool operands; cast them, or use a logical operation")
+        if promoted.is_floating_point and not self.takes_float:
+            raise NotImplementedError(f"{self.name}: expected integer or bool operands, got {promoted}")
         if self.result == FLOAT and not promoted.is_floating_point:
             promoted = memory.get_default_dtype()
         shape: tuple[int, ...] = buffers[0].shape

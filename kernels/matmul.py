@@ -279,7 +279,13 @@ def _walk(
     return (*sizes, m), tuple([(*w, row, end) for w, row, end in zip(walked, rows, last)])
 
 
-def matmul(a: Buffer, b: Buffer, bias: Buffer | None = None, allow_tf32: bool | None = None) -> Buffer:
+def matmul(
+    a: Buffer,
+    b: Buffer,
+    bias: Buffer | None = None,
+    allow_tf32: bool | None = None,
+    dtype: memory.dtype | None = None,
+) -> Buffer:
     """``out[…, m, n] = Σ_k a[…, m, k]·b[…, k, n] + bias[…, m, n]``, contiguous.
 
     Args:
@@ -287,6 +293,7 @@ def matmul(a: Buffer, b: Buffer, bias: Buffer | None = None, allow_tf32: bool | 
         b: (\\*batch, K, N), any strides; the two batches broadcast.
         bias: broadcasts to the result, for example (N,) for a value per column.
         allow_tf32: lets a GPU round float32 factors to TF32; default: ``precision.tf32.matmul``.
+        dtype: of the result; default: that of the operands.
 
     Dtypes: one of float64, float32, float16, bfloat16 for all, accumulated in float32 (float64 for float64) and rounded
     once; or one integer dtype, which wraps. K = 0 gives zeros, or the bias.
@@ -299,7 +306,7 @@ def matmul(a: Buffer, b: Buffer, bias: Buffer | None = None, allow_tf32: bool | 
     """
     device = check_same_device("matmul", a=a, b=b, bias=bias)
     shape = _check(a, b, bias)
-    out = memory.empty(shape, a.dtype, device)
+    out = memory.empty(shape, dtype or a.dtype, device)
     if out.numel() == 0:
         return out
     (*batch_sizes, m), steps = _walk(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
-from tinyflow.kernels import memory
+from tinyflow.kernels import environment, memory
 
 _ENVIRONMENT = "TRITON_INTERPRET"
 _TRUE = ("1", "true", "yes", "on", "y")
@@ -33,7 +33,7 @@ def _settle() -> bool:
         )
     if interpret and requested is None:
         os.environ[_ENVIRONMENT] = "1"
-        if os.environ.get("TINYFLOW_QUIET") != "1":
+        if not environment.flag("TINYFLOW_QUIET"):
             print("tinyflow: no GPU found, kernels run in Triton's interpreter on the CPU", file=sys.stderr)
     return interpret
 

@@ -210,8 +210,11 @@ def normalize_dim(op: str, dim: int, ndim: int) -> int:
 
     Raises:
         IndexError: if it is out of range.
+        TypeError: if it is no integer.
     """
     limit = max(ndim, 1)
+    if not isinstance(dim, int):
+        raise TypeError(f"{op}: expected dim to be an integer, got {dim!r}")
     if not -limit <= dim < limit:
         raise IndexError(
             f"{op}: Dimension out of range (expected to be in range of [{-limit}, {limit - 1}], but got {dim})"

@@ -5,7 +5,8 @@ called: products run in half precision, functions that lose too much there in fl
 the wider one. Everything else runs in the dtype that it is given. The lists are torch's, which has a longer list of
 float32 operations for GPUs than for the CPU; the ``meta`` device, which only counts, stands for a GPU.
 
-A cast is an operation, so gradients of float32 parameters arrive in float32. The half-precision copy of a parameter is
+A cast is an operation, so gradients of float32 parameters arrive in float32; what sums them there writes them so (see
+``autograd.walks.gradient_dtype``). The half-precision copy of a parameter is
 kept until the outermost region ends, and made anew if the parameter changes; an optimizer's step may leave the next one
 (see ``autograd.half_copies``).
 """

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tinyflow.kernels import memory
+from tinyflow.operands import guard
 from tinyflow.ops import reduction, shape
 from tinyflow.ops.creation import arange
 from tinyflow.ops.matmul import matmul as matmul
@@ -183,3 +184,6 @@ def __getattr__(name: str) -> Any:
     if name in _ABSENT:
         raise NotImplementedError(f"linalg.{name}: tinyflow has products and norms, no factorisations and solvers")
     raise AttributeError(f"module 'tinyflow.linalg' has no attribute '{name}'")
+
+
+guard(globals(), __all__)

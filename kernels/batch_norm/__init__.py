@@ -25,6 +25,7 @@ from __future__ import annotations
 from tinyflow.kernels.batch_norm.forward import apply_configs as apply_configs
 from tinyflow.kernels.batch_norm.forward import batch_norm as batch_norm
 from tinyflow.kernels.batch_norm.forward import batch_norm_inference as batch_norm_inference
+from tinyflow.kernels.batch_norm.gradient_sums import Affine as Affine
 from tinyflow.kernels.batch_norm.gradient_sums import finish_gradient_sums as finish_gradient_sums
 from tinyflow.kernels.batch_norm.gradient_sums import gradient_sums_configs as gradient_sums_configs
 from tinyflow.kernels.batch_norm.input_grad import batch_norm_grad as batch_norm_grad

@@ -1,6 +1,11 @@
-"""The two sums of the gradient, which are those of bias and weight: one pass, in splits where pixels are many."""
+"""The two sums of the gradient, which are those of bias and weight: one pass, in splits where pixels are many.
+
+What adds up the splits has all that the gradient of x takes but its elements, and can leave it as an affine map.
+"""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import triton
 import triton.language as tl
@@ -96,10 +101,15 @@ def _batch_norm_finish_gradient_sums_kernel(
     invstd_ptr,
     grad_weight_ptr,
     grad_bias_ptr,
+    affine_ptr,  # [3, channels]: a, b, c with grad_x = a·g + b·x + c; or None, and then so are the next two
+    mean_ptr,
+    weight_ptr,
+    pixels,
     channels,
     splits,
     partial_stride_sum,
     partial_stride_split,
+    COMPUTE: tl.constexpr,
     INDEX: tl.constexpr,
     BLOCK_S: tl.constexpr,
     BLOCK_C: tl.constexpr,
@@ -111,8 +121,17 @@ def _batch_norm_finish_gradient_sums_kernel(
     sum_g = tl.sum(tl.load(partial_ptr + at, mask=mask, other=0), axis=0)
     sum_gx = tl.sum(tl.load(partial_ptr + partial_stride_sum + at, mask=mask, other=0), axis=0)
     invstd = tl.load(invstd_ptr + c, mask=c < channels, other=0)
-    tl.store(grad_weight_ptr + c, sum_gx * invstd, mask=c < channels)
+    grad_weight = sum_gx * invstd
+    tl.store(grad_weight_ptr + c, grad_weight, mask=c < channels)
     tl.store(grad_bias_ptr + c, sum_g, mask=c < channels)
+    if affine_ptr is not None:
+        total = tl.cast(pixels, COMPUTE)
+        by_g = invstd * channel_values(weight_ptr, c, channels, 1.0, COMPUTE)
+        by_x = -by_g * invstd * grad_weight / total
+        constant = -by_g * sum_g / total - by_x * channel_values(mean_ptr, c, channels, 0.0, COMPUTE)
+        tl.store(affine_ptr + c, by_g, mask=c < channels)
+        tl.store(affine_ptr + channels + c, by_x, mask=c < channels)
+        tl.store(affine_ptr + 2 * channels + c, constant, mask=c < channels)
 
 
 gradient_sums_configs = Configs("_batch_norm_gradient_sums_kernel", TILES, choose_tile, interpreter_tile)
@@ -179,12 +198,29 @@ def gradient_sums(
     return at_once
 
 
-def finish_gradient_sums(partial: Buffer, invstd: Buffer, grad_weight: Buffer, grad_bias: Buffer) -> None:
+class Affine(NamedTuple):
+    """A place for the gradient of x in training as an affine map of each channel, and what it takes beside the sums.
+
+    ``out`` is (3, C): a, b, c with ``grad_x = a·g + b·x + c``, where x has ``pixels``, those included whose g is 0.
+    """
+
+    out: Buffer
+    mean: Buffer
+    weight: Buffer | None
+    pixels: int
+
+
+def finish_gradient_sums(
+    partial: Buffer, invstd: Buffer, grad_weight: Buffer, grad_bias: Buffer, affine: Affine | None = None
+) -> None:
     """Adds up partial sums (2, splits, C) of g and of g·(x − mean): ``grad_bias``, and times invstd ``grad_weight``.
 
-    The channels of ``partial`` lie next to each other.
+    The channels of ``partial`` lie next to each other. FLOPs: 2 a split and channel, 9 a channel for ``affine``. Bytes: all
+    once.
     """
     _, splits, channels = partial.shape
+    out, mean, weight, pixels = (None, None, None, 0) if affine is None else affine
+    weight = dense(weight)
     config = finish_config(splits, channels)
     launch(
         _batch_norm_finish_gradient_sums_kernel,
@@ -193,11 +229,19 @@ def finish_gradient_sums(partial: Buffer, invstd: Buffer, grad_weight: Buffer, g
         invstd,
         grad_weight,
         grad_bias,
+        out,
+        mean,
+        weight,
+        pixels,
         channels,
         splits,
         *partial.stride()[:2],
         config=config,
-        cost=Cost(2 * splits * channels, nbytes(partial, invstd, grad_weight, grad_bias)),
+        cost=Cost(
+            (2 * splits + (9 if affine else 0)) * channels,
+            nbytes(partial, invstd, grad_weight, grad_bias, out, mean, weight),
+        ),
         device=partial.device,
+        COMPUTE=dtypes.triton_dtype(partial.dtype),
         INDEX=offset_dtype(partial),
     )

@@ -192,6 +192,7 @@ def conv2d_weight_grad(
     dilation: IntPair = 1,
     groups: int = 1,
     allow_tf32: bool | None = None,
+    dtype: memory.dtype | None = None,
 ) -> Buffer:
     """The gradient of :func:`conv2d` for ``weight``: ``Σ_{n, p, q} grad[n, k, p, q]·x[n, c, h, w]`` with h, w as there.
 
@@ -200,8 +201,9 @@ def conv2d_weight_grad(
         x: (N, C, H, W), any strides.
         weight_shape: (K, C / groups, R, S).
         stride, padding, dilation, groups, allow_tf32: as given to :func:`conv2d`.
+        dtype: of the result; default: that of ``x``.
 
-    Returns (K, C / groups, R, S) in K·R·S·C order, in ``x``'s dtype, rounded once. Dtypes as :func:`conv2d`.
+    Returns (K, C / groups, R, S) in K·R·S·C order, rounded once. Dtypes as :func:`conv2d`.
 
     Raises:
         TypeError: on dtypes that are not floating point, or parameters that are no integers.
@@ -216,9 +218,9 @@ def conv2d_weight_grad(
     check_grad("conv2d_weight_grad", grad.shape, found)
     path = dispatch.weight_grad(found, x.dtype, x.device)
     if path == dispatch.NINE_TAPS:
-        return box_conv2d_weight_grad(found, for_boxes(grad), for_boxes(x))[0]
+        return box_conv2d_weight_grad(found, for_boxes(grad), for_boxes(x), dtype=dtype)[0]
     if path == dispatch.STREAM_K:
-        return stream_conv2d_weight_grad(found, for_boxes(grad), for_boxes(x))
+        return stream_conv2d_weight_grad(found, for_boxes(grad), for_boxes(x), dtype)
     if path == dispatch.STEM:
-        return stem_conv2d_weight_grad(found, for_boxes(grad), fold_image(found, x))
-    return weight_grad(found, grad, x, _precision(x, allow_tf32))
+        return stem_conv2d_weight_grad(found, for_boxes(grad), fold_image(found, x), dtype)
+    return weight_grad(found, grad, x, _precision(x, allow_tf32), dtype)

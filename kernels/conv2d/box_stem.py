@@ -324,13 +324,14 @@ def stem_conv2d(
     return y, rows
 
 
-def stem_conv2d_weight_grad(found: Geometry, grad: Buffer, folded: Buffer) -> Buffer:
+def stem_conv2d_weight_grad(found: Geometry, grad: Buffer, folded: Buffer, dtype: memory.dtype | None = None) -> Buffer:
     """The weight gradient of a stem: all taps in one program, partial sums added in a fixed order.
 
     Args:
         found: sizes of which :func:`is_stem` holds.
         grad: (N, K, P, Q) in channels-last memory, of folded's dtype.
         folded: the image from :func:`fold_image`.
+        dtype: of the result; default: that of ``grad``.
 
     Returns (K, C, R, S) in K·R·S·C order, accumulated in float32 and rounded once. FLOPs: 2·N·K·P·Q·C·R·S counted.
     Bytes: both operands and the result once, partial sums written and read besides.
@@ -358,7 +359,7 @@ def stem_conv2d_weight_grad(found: Geometry, grad: Buffer, folded: Buffer) -> Bu
         WINDOW=WINDOW,
         TENSOR_MEMORY=hardware.tensor_memory(grad.device),
     )
-    return unfold_sum(found, partial, grad.dtype)
+    return unfold_sum(found, partial, dtype or grad.dtype)
 
 
 def unfold_sum(found: Geometry, partial: Buffer, dtype: memory.dtype) -> Buffer:

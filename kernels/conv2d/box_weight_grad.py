@@ -128,6 +128,7 @@ def box_conv2d_weight_grad(
     upstream: Buffer | None = None,
     y: Buffer | None = None,
     affine: Buffer | None = None,
+    dtype: memory.dtype | None = None,
 ) -> tuple[Buffer, Buffer]:
     """The weight gradient of a 3×3 convolution by boxes, nine taps at a time.
 
@@ -141,6 +142,7 @@ def box_conv2d_weight_grad(
         x: (N, C, H, W) in channels-last memory, of the same dtype.
         upstream, y: (N, K, P, Q) in channels-last memory, of the same dtype; both or none.
         affine: (3, K), float32, contiguous.
+        dtype: of the weight gradient; default: that of ``x``.
 
     Returns the weight gradient (K, C, 3, 3) in K·R·S·C order, accumulated in float32 and rounded once, and grad. Bits do
     not depend on the run.
@@ -154,7 +156,9 @@ def box_conv2d_weight_grad(
     config = box_conv2d_weight_grad_configs(x.dtype, images=images, height=p, width=q)
     tn, th, tw, bk, bc = (config.blocks[name] for name in ("TN", "TH", "TW", "BLOCK_K", "BLOCK_C"))
     programs = min(cdiv(images, tn) * cdiv(p, th) * cdiv(q, tw), hardware.multiprocessors(x.device))
-    out = memory.empty(found.weight_shape, x.dtype, x.device, strides.channels_last_strides(found.weight_shape))
+    out = memory.empty(
+        found.weight_shape, dtype or x.dtype, x.device, strides.channels_last_strides(found.weight_shape)
+    )
     partial = memory.empty((programs, *found.weight_shape), memory.float32, x.device, (out.numel(), *out.stride()))
     launch(
         _box_conv2d_weight_grad_kernel,

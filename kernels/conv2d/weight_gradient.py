@@ -277,14 +277,17 @@ def _workspace(out: Buffer, splits: int) -> tuple[Buffer, int]:
     return memory.empty(shape, dtypes.accumulate_dtype(out.dtype), out.device, steps), out.numel()
 
 
-def weight_grad(found: Geometry, grad: Buffer, x: Buffer, precision: str) -> Buffer:
+def weight_grad(found: Geometry, grad: Buffer, x: Buffer, precision: str, dtype: memory.dtype | None = None) -> Buffer:
     """The sum at the head of this file, in K·R·S·C order.
 
     Args:
         grad: (N, K, P, Q), any strides.
         x: (N, C, H, W), any strides.
+        dtype: of the result; default: that of ``x``.
     """
-    out = memory.empty(found.weight_shape, x.dtype, x.device, strides.channels_last_strides(found.weight_shape))
+    out = memory.empty(
+        found.weight_shape, dtype or x.dtype, x.device, strides.channels_last_strides(found.weight_shape)
+    )
     if out.numel() == 0:
         return out
     images, filters, p, q = found.out_shape

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from tinyflow.kernels import arithmetic, dtypes, memory
-from tinyflow.kernels.batch_norm import batch_norm_statistics, finish_gradient_sums
+from tinyflow.kernels.batch_norm import batch_norm_statistics
 from tinyflow.kernels.batch_norm.operands import dense
 from tinyflow.kernels.configs import interpreting
 from tinyflow.kernels.conv2d import conv2d, conv2d_input_grad, dispatch
@@ -23,7 +23,15 @@ from tinyflow.kernels.conv2d.geometry import Geometry, IntPair, Padding, resolve
 from tinyflow.kernels.conv2d.statistics import merge_statistics
 from tinyflow.kernels.elementwise import channels_last
 from tinyflow.kernels.fused import pooled_stem
-from tinyflow.kernels.fused.normalise import NO_ACT, RELU, Norm, bias_act, gradient_as_affine, normalise_act_grad
+from tinyflow.kernels.fused.normalise import (
+    NO_ACT,
+    RELU,
+    Norm,
+    Sums,
+    bias_act,
+    finished_sums,
+    normalise_act_gradient_sums,
+)
 from tinyflow.kernels.fused.stem import normalise_pool, normalise_pool_grad
 from tinyflow.kernels.fused.stem_weight_grad import pooled_stem_weight_grad
 from tinyflow.kernels.launch import check_same_device
@@ -45,12 +53,17 @@ class Window(NamedTuple):
 
 
 class Below(NamedTuple):
-    """What made a convolution's input: ``x = relu((z − mean) · invstd · weight + bias + …)``."""
+    """What made a convolution's input: ``x = relu((z − mean) · invstd · weight + bias + …)``.
+
+    ``pixels`` were normalised; of a map behind a pooling those of ``z`` are the ones that it let through.
+    """
 
     x: Buffer
     z: Buffer
     mean: Buffer
     invstd: Buffer
+    weight: Buffer | None
+    pixels: int
 
 
 class Statistics(NamedTuple):
@@ -159,11 +172,11 @@ def conv2d_input_grad_below(
     window: Window,
     other: Buffer | None = None,
     below: Below | None = None,
-) -> tuple[Buffer, tuple[Buffer, Buffer] | None]:
+) -> tuple[Buffer, Sums | None]:
     """``g = conv2d_input_grad(grad, weight) + other``.
 
-    By boxes, and if what made the input is given, g has passed that ReLU's mask, and grad_weight and grad_bias of its
-    batch normalisation follow; they are None otherwise.
+    By boxes, and if what made the input is given, g has passed that ReLU's mask, and the sums of its batch normalisation
+    follow, with the affine map where a weight gradient may take it; None otherwise.
     """
     found = resolve("conv2d", x_shape, weight.shape, *window)
     if dispatch.input_grad(found, grad.dtype, grad.device) != dispatch.BOX:
@@ -176,31 +189,28 @@ def conv2d_input_grad_below(
     g, rows = box_conv2d_input_grad(found, grad, weight, other, for_boxes(below.x), for_boxes(below.z), below.mean)
     assert rows is not None
     streams, _, channels = rows.shape
-    sums = memory.empty((channels,), rows.dtype, rows.device), memory.empty((channels,), rows.dtype, rows.device)
     by_sum = memory.as_strided(rows, (2, streams, channels), (channels, 2 * channels, 1))
-    finish_gradient_sums(by_sum, below.invstd, *sums)
-    return g, sums
+    pixels = below.pixels if dispatch.makes_gradient(grad.device) else None
+    return g, finished_sums(by_sum, below.mean, below.invstd, below.weight, pixels)
 
 
 def conv2d_weight_grad_through(
     h: Buffer,
     z: Buffer,
-    norm: Norm,
-    sums: tuple[Buffer, Buffer],
+    affine: Buffer,
     x: Buffer,
     weight_shape: Sequence[int],
     window: Window,
+    dtype: memory.dtype | None = None,
 ) -> tuple[Buffer, Buffer] | None:
-    """The gradients of weight and z, where z is normalised by its batch and h is the gradient behind that.
+    """The gradients of weight (in ``dtype``) and z, where z is normalised by its batch and h is the gradient behind that.
 
-    Only where the weight gradient sees each pixel once, and can make grad_z as it goes; else None.
+    Only where the weight gradient sees each pixel once, and can make grad_z as it goes, by the affine map; else None.
     """
     found = resolve("conv2d", x.shape, weight_shape, *window)
-    nine_taps = dispatch.weight_grad(found, x.dtype, x.device) == dispatch.NINE_TAPS
-    if not nine_taps or not dispatch.makes_gradient(x.device):
+    if dispatch.weight_grad(found, x.dtype, x.device) != dispatch.NINE_TAPS or not dispatch.makes_gradient(x.device):
         return None
-    affine = gradient_as_affine(norm, sums, _pixels(found))
-    return box_conv2d_weight_grad(found, None, for_boxes(x), for_boxes(h), for_boxes(z), affine)
+    return box_conv2d_weight_grad(found, None, for_boxes(x), for_boxes(h), for_boxes(z), affine, dtype)
 
 
 def stem_grad(
@@ -214,23 +224,24 @@ def stem_grad(
     folded: Buffer,
     weight_shape: Sequence[int],
     window: Window,
-    sums: tuple[Buffer, Buffer] | None = None,
+    sums: Sums | None = None,
+    dtype: memory.dtype | None = None,
 ) -> tuple[Buffer, Buffer, Buffer]:
     """Gradients of the convolution's weight, weight and bias, with a :func:`normalise_pool` behind and a folded image.
 
-    The statistics are the batch's, and nobody wants the image's gradient. With ``sums``, the gradients of weight and bias,
-    ``grad`` has passed the ReLU.
+    The statistics are the batch's, and nobody wants the image's gradient. With ``sums``, ``grad`` has passed the ReLU.
+    The first is in ``dtype``, by default that of ``z``.
     """
     found = resolve("conv2d", x_shape, weight_shape, *window)
     h: Buffer | None = grad
     if sums is None:
-        *_, grad_weight, grad_bias, h = normalise_act_grad(grad, winners, y, norm, has_residual=True, need_x=False)
-        sums = grad_weight, grad_bias
+        pixels = _pixels(found) if dispatch.makes_gradient(z.device) else None
+        sums, h = normalise_act_gradient_sums(grad, winners, y, norm, has_residual=True, pixels=pixels)
     assert h is not None
     h, taps = channels_last(h), channels_last(taps)
-    if not dispatch.makes_gradient(z.device):
-        grad_z = normalise_pool_grad(h, taps, winners, z, norm, sums=sums)[0]
-        assert grad_z is not None
-        return stem_conv2d_weight_grad(found, for_boxes(grad_z), folded), *sums
-    affine = gradient_as_affine(norm, sums, _pixels(found))
-    return pooled_stem_weight_grad(found, h, taps, z, affine, folded), *sums
+    grad_weight, grad_bias, affine = sums
+    if affine is not None:
+        return pooled_stem_weight_grad(found, h, taps, z, affine, folded, dtype), grad_weight, grad_bias
+    grad_z = normalise_pool_grad(h, taps, winners, z, norm, sums=(grad_weight, grad_bias))[0]
+    assert grad_z is not None
+    return stem_conv2d_weight_grad(found, for_boxes(grad_z), folded, dtype), grad_weight, grad_bias

@@ -159,7 +159,13 @@ pooled_stem_weight_grad_configs = Configs(
 
 
 def pooled_stem_weight_grad(
-    found: Geometry, grad: Buffer, taps: Buffer, z: Buffer, affine: Buffer, folded: Buffer
+    found: Geometry,
+    grad: Buffer,
+    taps: Buffer,
+    z: Buffer,
+    affine: Buffer,
+    folded: Buffer,
+    dtype: memory.dtype | None = None,
 ) -> Buffer:
     """The weight gradient of ``max_pool2d(relu(normalise(conv2d(x))), 3, stride=2, padding=1)``.
 
@@ -168,8 +174,9 @@ def pooled_stem_weight_grad(
         grad, taps: (N, K, ⌈P/2⌉, ⌈Q/2⌉), channels-last: the gradient behind the pooling, 0 where the ReLU let nothing
             pass, and the taps that won.
         z: (N, K, P, Q), channels-last, the convolution's result.
-        affine: (3, K), from :func:`normalise.gradient_as_affine`.
+        affine: (3, K), from :func:`normalise.finished_sums`.
         folded: the image from :func:`box_stem.fold_image`.
+        dtype: of the result; default: that of ``z``.
 
     Returns (K, C, R, S) in K·R·S·C order, accumulated in float32 and rounded once. FLOPs: those of the convolution and 9
     a pixel and channel. Bytes: every operand and the result once, partial sums written and read besides.
@@ -204,4 +211,4 @@ def pooled_stem_weight_grad(
         TENSOR_MEMORY=hardware.tensor_memory(z.device),
         INDEX=offset_dtype(grad, folded),
     )
-    return unfold_sum(found, partial, z.dtype)
+    return unfold_sum(found, partial, dtype or z.dtype)

@@ -14,7 +14,8 @@ import os
 from collections.abc import Iterator
 from types import ModuleType
 
-_CHOICE = "TINYFLOW_INTERPRETER"
+from tinyflow.kernels import environment
+
 _MODE = "TRITON_INTERPRET"
 
 
@@ -74,9 +75,7 @@ def stock() -> Iterator[None]:
 
 def install_if_wanted() -> bool:
     """What tinyflow does when it is imported: installs, unless TINYFLOW_INTERPRETER says ``stock``. True if it did."""
-    choice = os.environ.get(_CHOICE, "fast").lower()
-    if choice not in ("fast", "stock"):
-        raise ValueError(f"{_CHOICE} must be 'fast' or 'stock', got {choice!r}")
+    choice = environment.choice("TINYFLOW_INTERPRETER", ("fast", "stock"))
     if choice == "fast":
         install()
     return choice == "fast"

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from tinyflow.kernels import environment
 from tinyflow.kernels.interpreter import blas
 
 _SETTERS = (
@@ -27,11 +28,9 @@ _SETTERS = (
 
 
 def _available_cores() -> int:
-    requested = os.environ.get("TINYFLOW_INTERPRETER_THREADS")
+    requested = environment.integer("TINYFLOW_INTERPRETER_THREADS", least=1)
     if requested is not None:
-        if not requested.isdigit() or int(requested) < 1:
-            raise ValueError(f"TINYFLOW_INTERPRETER_THREADS must be a positive integer, got {requested!r}")
-        return int(requested)
+        return requested
     return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 16)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from operator import index
 from typing import Any, NamedTuple
 
 import triton.language as tl
@@ -21,8 +22,12 @@ def normalize_dims(op: str, dim: Dims, ndim: int) -> tuple[int, ...]:
     Raises:
         IndexError: if one is out of range.
         RuntimeError: if one appears twice.
+        TypeError: if one is no integer.
     """
-    named = [] if dim is None else [dim] if isinstance(dim, int) else list(dim)
+    try:
+        named = [] if dim is None else [*map(index, dim if isinstance(dim, Iterable) else (dim,))]
+    except TypeError:
+        raise TypeError(f"{op}: expected dim to be an integer or several, got {dim!r}") from None
     if not named:
         return tuple(range(ndim))
     limit = max(ndim, 1)  # a 0-dimensional buffer accepts 0 and -1

@@ -131,12 +131,12 @@ def test_scales_structures_of_tensors() -> None:
 
 
 def test_float16_training_needs_the_scale() -> None:
-    """A gradient below float16's smallest number arrives, and is lost without scaling."""
-    x = tinyflow.ones(1, 1) * 1e-4
+    """A gradient that goes below float16's smallest number between two operations arrives, and is lost without scaling."""
+    x = tinyflow.ones(1, 1)
     for scaler, arrives in ((_scaler(), True), (_scaler(enabled=False), False)):
         w = _parameter(1.0).detach().reshape(1, 1).requires_grad_()
         with tinyflow.autocast(DEVICE.type, dtype=tinyflow.float16):
-            loss = (x @ w).float().sum() * 1e-4
+            loss = (x @ w).float().sum() * 1e-8
         optimizer = optim.SGD([w], lr=1.0)
         scaler.scale(loss).backward()
         scaler.step(optimizer)

@@ -140,6 +140,8 @@ def _matmul() -> Iterator[tuple[str, Call]]:
     for dtype in FLOATING:
         a, b, bias = _meta(512, 256, dtype=dtype), _meta(256, 384, dtype=dtype), _meta(384, dtype=dtype)
         yield f"matmul {dtype}", lambda a=a, b=b, bias=bias: matmul.matmul(a, b, bias)
+        if dtype.itemsize == 2:
+            yield f"matmul {dtype} to float32", lambda a=a, b=b: matmul.matmul(a, b, dtype=torch.float32)
     yield "matmul, batched transpose", lambda: matmul.matmul(_meta(4, 65, 33).mT, _meta(4, 65, 77))
     yield "matmul, long sum", lambda: matmul.matmul(_meta(64, 1 << 16), _meta(1 << 16, 64))
     yield "matmul, TF32", lambda: matmul.matmul(_meta(512, 512), _meta(512, 512), allow_tf32=True)
@@ -204,6 +206,11 @@ def _boxes() -> Iterator[tuple[str, Call]]:
             f"boxes {dtype}, weight gradient in equal shares",
             lambda x=x, y=_image(*half.out_shape, dtype=dtype): stream_conv2d_weight_grad(half, y, x),
         )
+        for found in (same, half, stem):
+            yield (
+                f"boxes {found.weight_shape} {dtype}, weight gradient in float32",
+                lambda f=found, d=dtype: _wide_weight_grad(f, d),
+            )
         image, w = _meta(32, 3, 224, 224, dtype=dtype), _image(64, 3, 7, 7, dtype=dtype)
         yield (
             f"boxes {dtype}, stem",
@@ -225,6 +232,11 @@ def _boxes_on_hopper() -> Iterator[tuple[str, Call]]:
             lambda x=x: box_conv2d_weight_grad(same, None, x, x, x, _meta(3, 64)),
         )
         yield f"boxes {dtype}, stem's weight gradient from behind", lambda i=image, d=dtype: _pooled_stem(stem, i, d)
+
+
+def _wide_weight_grad(found: Geometry, dtype: torch.dtype) -> None:
+    x, y = _image(*found.x_shape, dtype=dtype), _image(*found.out_shape, dtype=dtype)
+    conv2d.conv2d_weight_grad(y, x, found.weight_shape, found.stride, found.padding, dtype=torch.float32)
 
 
 def _by_rows(found: Geometry, x: torch.Tensor, w: torch.Tensor) -> None:
@@ -417,7 +429,8 @@ def _fused() -> Iterator[tuple[str, Call]]:
     c = _meta(512)
     yield "normalise, many channels", lambda: fused.normalise_act(x, (c, c, c, c), x)
     yield "normalise, evaluation", lambda: fused.normalise_act_grad(x, x, None, (c, c, c, c), "none", False)
-    yield "gradient as affine", lambda: fused.normalise.gradient_as_affine((c, c, c, c), (c, c), 1568)
+    sums = fused.normalise.normalise_act_gradient_sums
+    yield "sums and affine map", lambda: sums(x, x, x, (c, c, c, c), has_residual=True, pixels=1568)
 
 
 def _stem_and_pool(image: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> None:

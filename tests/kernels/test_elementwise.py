@@ -136,7 +136,7 @@ def test_errors() -> None:
         RuntimeError, match=r"add: shapes \(2, 3\) and \(4,\) do not broadcast: dimension -1 has sizes \[3, 4\]"
     ):
         arithmetic.add(torch.zeros(2, 3), torch.zeros(4))
-    with pytest.raises(TypeError, match="add: expected at least one buffer"):
+    with pytest.raises(TypeError, match="add: expected at least one tensor"):
         arithmetic.add(1, 2)
     with pytest.raises(
         RuntimeError, match="add: expected all operands on one device, got operand 0 on cpu, operand 1 on meta"

@@ -149,6 +149,30 @@ def test_known_sums_are_taken_as_they_are() -> None:
     assert_close(found[0], expected[0].double())
 
 
+@pytest.mark.parametrize("config", [None, *normalise.gradient_sums_configs.shipped], ids=str)
+@pytest.mark.parametrize("affine", [True, False], ids=["weight and bias", "plain"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_the_last_pass_as_an_affine_map(dtype, affine, config) -> None:
+    """In the kernel that adds up the splits, of which shipped tiles have several; with pixels that have no gradient."""
+    pixels = 3 if config is None else 9 * config.blocks["BLOCK_P"]
+    x, grad = (images((2, 5, pixels, 1), dtype) for _ in range(2))
+    mean, invstd = batch_norm.batch_norm_statistics(to(x))
+    norm = (mean, invstd, *(map(to, vectors(5, dtype)) if affine else (None, None)))
+    residual = fused.normalise_act(to(x), norm)
+    half = slice(0, 1)  # the other image's gradient is nothing
+    grad[1] = 0
+    with every_kernel_at(config, normalise.gradient_sums_configs) if config else contextlib.nullcontext():
+        sums, h = normalise.normalise_act_gradient_sums(
+            to(grad)[half], to(x)[half], residual[half], norm, has_residual=True, pixels=2 * pixels
+        )
+        expected = fused.normalise_act_grad(to(grad), to(x), residual, norm, has_residual=True)
+    slope, slope_x, offset = (v[:, None, None].double() for v in sums.affine)
+    assert_close(sums.grad_weight, expected[1].double(), 2 * pixels)
+    assert_close(sums.grad_bias, expected[2].double(), 2 * pixels)
+    assert_close(expected[0][half], slope * h.double() + slope_x * to(x)[half].double() + offset, 2 * pixels)
+    assert sums.affine.shape == (3, 5) and sums.affine.dtype == dtype
+
+
 def test_nan_passes_the_relu_both_ways_and_an_empty_batch_is_one() -> None:
     x = images((1, 1, 2, 2), torch.float32)
     x[0, 0, 0, 0] = float("nan")

@@ -55,6 +55,15 @@ def test_every_shipped_config(config: launch.Config) -> None:
         assert_product(torch.randn(m, k), torch.randn(k, n), torch.randn(n))
 
 
+@pytest.mark.parametrize("config", [None, kernels.matmul_configs.shipped[5]], ids=["whole", "split"])
+def test_a_result_wider_than_its_factors_is_not_rounded_to_them(config: launch.Config | None) -> None:
+    a, b, bias = (torch.randn(*shape).bfloat16() for shape in ((37, 100), (100, 9), (9,)))
+    with kernels.matmul_configs.forced(config) if config else contextlib.nullcontext():
+        y = kernels.matmul(a, b, bias, dtype=torch.float32)
+    assert y.dtype == torch.float32
+    assert_close(y, a.double() @ b.double() + bias.double(), 100)
+
+
 @pytest.mark.parametrize("config", kernels.matmul_configs.shipped[5:7], ids=lambda c: str(dict(c.blocks)))
 def test_split_sum_is_deterministic_and_batched(config: launch.Config) -> None:
     a, b = torch.randn(2, 5, 200), torch.randn(2, 200, 3)

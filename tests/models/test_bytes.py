@@ -75,6 +75,28 @@ def test_autocast_does_not_write_a_copy_of_the_image(model) -> None:
     assert gigabytes(counted[0]) - gigabytes(counted[1]) == pytest.approx(2 * 256 * 3 * 224 * 224 / 1e9)
 
 
+@pytest.mark.parametrize("fused", [True, False], ids=["fused", "parts"])
+def test_autocast_casts_no_gradient_of_a_weight(model, fused) -> None:
+    """It launches what half precision does, and besides what brings the logits' gradient from the loss to them."""
+    x, target, counted = images(), tinyflow.empty((256,), dtype=tinyflow.int64, device="meta"), []
+    for dtype in (tinyflow.bfloat16, tinyflow.float32):
+        model.zero_grad()
+        model.to(dtype)
+        for layer in model.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.float()
+        on_gpu = hardware.assumed(capability=(9, 0), multiprocessors=132)
+        with on_gpu, configs.planned_for_gpu(), fusion.fused(fused):
+            with tinyflow.autocast("meta", dtype=tinyflow.bfloat16, enabled=dtype == tinyflow.float32):
+                loss = nn.functional.cross_entropy(model(x), target)
+            with launch.count() as records:
+                loss.backward()
+        counted.append([r.kernel for r in records])
+    half, mixed = counted
+    mixed.remove("_pointwise_kernel")
+    assert mixed == half
+
+
 @pytest.mark.parametrize(("train", "limit"), [(True, TRAINING_STEP), (False, INFERENCE)], ids=["training", "inference"])
 def test_the_program_counts_the_same(train, limit) -> None:
     """``tinyflow info`` looks on at a step without changing what it launches."""
@@ -92,5 +114,6 @@ def test_inference(model) -> None:
     assert gigabytes(records) <= INFERENCE
     # the stem is one launch, and so is each of 16 convolutions; those of three shortcuts have none of their own
     names = [r.kernel for r in records]
-    assert names == ["_pooled_stem_kernel", *["_box_conv2d_kernel"] * 16, "_reduce_kernel", "_matmul_kernel"]
+    layer1, others = ["_row_conv2d_kernel"] * 4, ["_box_conv2d_kernel"] * 12
+    assert names == ["_pooled_stem_kernel", *layer1, *others, "_reduce_kernel", "_matmul_kernel"]
     assert not any("normalise_act" in r.kernel or "batch_norm" in r.kernel for r in records)

@@ -278,5 +278,5 @@ def test_a_parameter_is_a_leaf_that_shares_memory():
     assert nn.Parameter().shape == (0,)
     with pytest.raises(RuntimeError, match="floating point"):
         nn.Parameter(tinyflow.zeros(2, dtype=tinyflow.int64))
-    with pytest.raises(TypeError, match="expected a Tensor, got list"):
+    with pytest.raises(TypeError, match="expected a Tensor, got a list"):
         nn.Parameter([1.0])

@@ -143,7 +143,7 @@ def test_repr_names_the_settings_of_every_group():
     [
         (lambda: parameter(1.0), TypeError, "iterable of Tensors or dicts, but got a single Tensor"),
         (list, ValueError, "empty parameter list"),
-        (lambda: [1.0], TypeError, "can only optimize Tensors, but one of the params is float"),
+        (lambda: [1.0], TypeError, "can only optimize Tensors, but one of the params is a float"),
         (lambda: [parameter(1.0) * 2], ValueError, "can't optimize a non-leaf Tensor"),
         (lambda: [{"params": {parameter(1.0)}}], TypeError, "a set has no order"),
         (lambda: [parameter(1.0)] * 2, ValueError, "duplicate parameters"),

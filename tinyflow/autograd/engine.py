@@ -10,17 +10,16 @@ from __future__ import annotations
 import contextlib
 import itertools
 import sys
-import threading
 import weakref
-from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from heapq import heapify, heappop, heappush
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from tinyflow import autocast_mode
 from tinyflow.autograd.anomaly import explain, refuse_nan
 from tinyflow.autograd.grad_mode import carries_tangents, mode, set_grad_enabled
 from tinyflow.autograd.graph import AccumulateGrad, Edge, Node, OutputInfo
+from tinyflow.autograd.walks import Walk, walks
 from tinyflow.kernels import memory
 
 if TYPE_CHECKING:
@@ -29,22 +28,6 @@ if TYPE_CHECKING:
 Grads = Sequence["Tensor | None"]
 
 
-class Walk(NamedTuple):
-    """One backward pass that is under way."""
-
-    number: int
-    nodes: Collection[Node]  # at which gradients may arrive
-    captured: dict[Node, list[Edge]]  # whose gradients are returned
-    accumulates_everywhere: bool  # at all leaves that it comes to
-
-
-class _Walks(threading.local):
-    def __init__(self) -> None:
-        self.under_way: list[Walk] = []  # the innermost last
-        self.ones: deque[tuple[weakref.ref[Tensor], Any]] = deque(maxlen=8)  # with the stamps of their memory
-
-
-_walks = _Walks()
 _numbers = itertools.count()
 
 
@@ -53,7 +36,7 @@ def one_for(output: OutputInfo) -> Tensor:
     from tinyflow.tensor import Tensor
 
     one = Tensor._full(output.shape, 1, output.dtype, output.device)
-    _walks.ones.append((weakref.ref(one), memory.stamp(one._data)))
+    walks.ones.append((weakref.ref(one), memory.stamp(one._data)))
     return one
 
 
@@ -62,19 +45,7 @@ def is_one(grad: Tensor) -> bool:
     if grad._counter != [0]:
         return False
     stamp = memory.stamp(grad._data)  # a hook may have written to it where no version counts, as through ``data``
-    return stamp is not None and any(made() is grad and then == stamp for made, then in _walks.ones)
-
-
-def is_watched(node: Node) -> bool:
-    """True if somebody sees the gradients that arrive at ``node``: a hook, ``retain_grad``, a walk that returns them."""
-    if node.attached is not None and node.attached.sees_gradients:
-        return True
-    return any(node in walk.captured for walk in _walks.under_way)
-
-
-def walks_under_way() -> list[Walk]:
-    """The backward passes of this thread, the innermost last."""
-    return _walks.under_way
+    return stamp is not None and any(made() is grad and then == stamp for made, then in walks.ones)
 
 
 def run_backward(
@@ -199,11 +170,11 @@ def _given_away(grad: Tensor | None) -> Tensor | None:
 
 @contextlib.contextmanager
 def _under_way(walk: Walk) -> Iterator[None]:
-    _walks.under_way.append(walk)
+    walks.under_way.append(walk)
     try:
         yield
     finally:
-        _walks.under_way.pop()
+        walks.under_way.pop()
 
 
 def _dependencies(roots: Sequence[Edge]) -> dict[Node, int]:

@@ -21,6 +21,7 @@ from tinyflow.autograd.saved import SavedTensor as SavedTensor
 from tinyflow.autograd.saved import disable_saved_tensors_hooks as disable_saved_tensors_hooks
 from tinyflow.autograd.saved import save_on_cpu as save_on_cpu
 from tinyflow.autograd.saved import saved_tensors_hooks as saved_tensors_hooks
+from tinyflow.autograd.walks import gradient_dtype, walks_under_way
 from tinyflow.recording import active
 
 if TYPE_CHECKING:
@@ -103,6 +104,9 @@ class Node:
     #: True if apply() returns only tensors that it made or was given, never one that somebody else keeps.
     results_are_new = False
 
+    #: True if all that it does is to cast its first input, or to show it otherwise, for gradients of any dtype.
+    only_casts = only_views = False
+
     def __init__(self, next_edges: Sequence[Edge | None]) -> None:
         self.next_edges = tuple(next_edges)
         self.outputs: tuple[OutputInfo, ...] = ()
@@ -141,7 +145,7 @@ class Node:
         return iter(())
 
     def fit(self, position: int, grad: Tensor | None) -> Tensor | None:
-        """A gradient of input ``position``, summed over broadcast dimensions and cast to that input's dtype.
+        """A gradient of input ``position``, summed over broadcast dimensions and cast to the dtype that it may have.
 
         Raises:
             RuntimeError: if its shape is not one that the input broadcasts to.
@@ -159,7 +163,9 @@ class Node:
                     f"{self.name()} returned an invalid gradient at index {position} - got {list(grad.shape)} "
                     f"but expected shape compatible with {list(shape)}"
                 ) from error
-        return grad if data.dtype is dtype else grad.to(dtype)
+        if data.dtype is dtype or data.dtype is gradient_dtype(self, position):
+            return grad
+        return grad.to(dtype)
 
     def register_hook(self, hook: Callable[[tuple[Any, ...], tuple[Any, ...]], Any]) -> RemovableHandle:
         """Calls ``hook(grad_inputs, grad_outputs)`` after the node ran; it may return other ``grad_inputs``."""
@@ -367,8 +373,6 @@ def register_multi_grad_hook(
     """
     if mode not in ("all", "any"):
         raise ValueError(f"Expects mode to be one of ('all', 'any') but got {mode}")
-    from tinyflow.autograd.engine import walks_under_way
-
     nodes = [get_gradient_edge(x).node for x in tensors]
     seen: dict[int, _Arrived] = {}
 

@@ -185,7 +185,7 @@ class _Cast(Function):
     @staticmethod
     def forward(ctx: Any, parameter: Tensor, copy: Buffer) -> Tensor:
         ctx.dtype = parameter.dtype
-        ctx.results_are_new = True  # the gradient's cast is the parameter's to keep
+        ctx.results_are_new = ctx.only_casts = True  # the gradient's cast is the parameter's to keep
         return Tensor(copy)
 
     @staticmethod

@@ -8,6 +8,7 @@ import tinyflow
 from tinyflow.nn import functional as F
 from tinyflow.nn.module import Module
 from tinyflow.nn.parameter import Parameter
+from tinyflow.operands import guarded
 from tinyflow.tensor import Tensor
 
 
@@ -29,14 +30,14 @@ class Sigmoid(Module):
     """1 / (1 + exp(−x))."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return input.sigmoid()
+        return F.sigmoid(input)
 
 
 class Tanh(Module):
     """tanh(x)."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return input.tanh()
+        return F.tanh(input)
 
 
 class Softmax(Module):
@@ -70,6 +71,7 @@ class Softmin(Module):
 class Softmax2d(Module):
     """The softmax over the channels of (N, C, H, W) or (C, H, W), for every place."""
 
+    @guarded
     def forward(self, input: Tensor) -> Tensor:
         if input.dim() not in (3, 4):
             raise ValueError(f"Softmax2d: expected input to be 3D or 4D, got {input.dim()}D instead")

@@ -7,6 +7,7 @@ from tinyflow.nn import init
 from tinyflow.nn.linear import Linear
 from tinyflow.nn.module import Module
 from tinyflow.nn.parameter import Parameter
+from tinyflow.operands import guarded
 from tinyflow.ops.multi_head import Projections, attend
 from tinyflow.tensor import Tensor
 
@@ -86,6 +87,7 @@ class MultiheadAttention(Module):
             if extra is not None:
                 init.xavier_normal_(extra)
 
+    @guarded
     def forward(
         self,
         query: Tensor,

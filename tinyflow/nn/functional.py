@@ -6,6 +6,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 import tinyflow
+from tinyflow import operands as _operands
 from tinyflow.ops import softmax as _softmax
 from tinyflow.ops.activation import celu as celu
 from tinyflow.ops.activation import elu as elu
@@ -195,5 +196,8 @@ def _dim(op: str, input: Tensor, dim: int | None) -> int:
     if dim is not None:
         return dim
     dim = 0 if input.dim() in (0, 1, 3) else 1
-    warnings.warn(f"{op}: dim={dim} was chosen, since none was given; say which dimension is meant", stacklevel=3)
+    warnings.warn(f"{op}: dim={dim} was chosen, since none was given; say which dimension is meant", stacklevel=4)
     return dim
+
+
+_operands.guard(globals(), [name for name in globals() if not name.startswith("_")])

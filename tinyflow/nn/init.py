@@ -15,6 +15,7 @@ from typing import Any
 
 import tinyflow
 from tinyflow.autograd.grad_mode import no_grad
+from tinyflow.operands import guard
 from tinyflow.tensor import Tensor
 
 #: Share of normal values inside the limits from which on drawing normal values is worth it.
@@ -244,3 +245,6 @@ def reset_weight_and_bias(weight: Tensor, bias: Tensor | None) -> None:
         fan_in, _ = fan_in_and_fan_out(weight)
         if fan_in > 0:
             uniform_(bias, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
+
+
+guard(globals(), [name for name in globals() if not name.startswith("_")])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tinyflow.nn.channel_norm import ChannelNorm
+from tinyflow.operands import guarded
 from tinyflow.ops.batch_norm import batch_norm_counted, counts
 from tinyflow.tensor import Tensor
 
@@ -27,6 +28,7 @@ class _BatchNorm(ChannelNorm):
 
     _dimensions: tuple[int, ...] = ()
 
+    @guarded
     def forward(self, input: Tensor) -> Tensor:
         if input.dim() not in self._dimensions:
             expected = " or ".join(f"{n}D" for n in self._dimensions)

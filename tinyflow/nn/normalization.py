@@ -11,6 +11,7 @@ from tinyflow.nn import init
 from tinyflow.nn.channel_norm import AffineNorm, ChannelNorm
 from tinyflow.nn.module import Module
 from tinyflow.nn.parameter import Parameter
+from tinyflow.operands import guarded
 from tinyflow.tensor import Tensor
 
 
@@ -175,6 +176,7 @@ class _InstanceNorm(ChannelNorm):
                 raise ValueError(f"{type(self).__name__}: got {text}")
             warnings.warn(f"{type(self).__name__}: {text}, which affine=False does not need", stacklevel=3)
 
+    @guarded
     def forward(self, input: Tensor) -> Tensor:
         self._check(input)
         batch = input if input.dim() == self._spatial + 2 else input.unsqueeze(0)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from tinyflow.nn import functional as F
 from tinyflow.nn.module import Module
+from tinyflow.operands import guarded
 from tinyflow.tensor import Tensor
 
 
@@ -135,6 +136,7 @@ class ReplicationPad3d(_ReplicationPad):
 class _CircularPad(_BorderPad):
     mode = "circular"
 
+    @guarded
     def forward(self, input: Tensor) -> Tensor:
         if input.dim() not in (self.dims + 1, self.dims + 2):
             raise ValueError(f"expected {self.dims + 1}D or {self.dims + 2}D input (got {input.dim()}D input)")

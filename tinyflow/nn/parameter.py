@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tinyflow
+from tinyflow.operands import described
 from tinyflow.tensor import Tensor
 
 
@@ -20,7 +21,7 @@ class Parameter(Tensor):
     def __init__(self, data: Tensor | None = None, requires_grad: bool = True) -> None:
         values = tinyflow.empty((0,)) if data is None else data
         if not isinstance(values, Tensor):
-            raise TypeError(f"Parameter: expected a Tensor, got {type(values).__name__}")
+            raise TypeError(f"Parameter: expected a Tensor, got {described(values)}")
         super().__init__(values._data, _counter=values._counter)
         if requires_grad:
             self.requires_grad_()

@@ -14,6 +14,7 @@ from tinyflow.nn import init
 from tinyflow.nn.module import Module
 from tinyflow.nn.parameter import Parameter
 from tinyflow.nn.utils.rnn import PackedSequence
+from tinyflow.operands import guarded
 from tinyflow.ops.recurrent import gru_cell, lstm_cell
 from tinyflow.tensor import Tensor
 
@@ -343,7 +344,8 @@ class RNN(RNNBase):
         )  # fmt: skip
         self.nonlinearity = nonlinearity
 
-    def forward(self, input: Any, hx: Tensor | None = None) -> tuple[Any, Tensor]:
+    @guarded
+    def forward(self, input: Tensor | PackedSequence, hx: Tensor | None = None) -> tuple[Any, Tensor]:
         output, state = self._forward(input, None if hx is None else (hx,))
         return output, state[0]
 
@@ -371,7 +373,8 @@ class GRU(RNNBase):
             device=device, dtype=dtype,
         )  # fmt: skip
 
-    def forward(self, input: Any, hx: Tensor | None = None) -> tuple[Any, Tensor]:
+    @guarded
+    def forward(self, input: Tensor | PackedSequence, hx: Tensor | None = None) -> tuple[Any, Tensor]:
         output, state = self._forward(input, None if hx is None else (hx,))
         return output, state[0]
 
@@ -401,7 +404,10 @@ class LSTM(RNNBase):
             device, dtype,
         )  # fmt: skip
 
-    def forward(self, input: Any, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Any, tuple[Tensor, Tensor]]:
+    @guarded
+    def forward(
+        self, input: Tensor | PackedSequence, hx: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Any, tuple[Tensor, Tensor]]:
         output, (h, c) = self._forward(input, hx)
         return output, (h, c)
 
@@ -476,6 +482,7 @@ class RNNCell(RNNCellBase):
         super().__init__(_elman(nonlinearity), input_size, hidden_size, bias, device, dtype)
         self.nonlinearity = nonlinearity
 
+    @guarded
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         return self._run(input, None if hx is None else (hx,), 1)[0]
 
@@ -497,6 +504,7 @@ class GRUCell(RNNCellBase):
     ) -> None:
         super().__init__("GRU", input_size, hidden_size, bias, device, dtype)
 
+    @guarded
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         return self._run(input, None if hx is None else (hx,), 1)[0]
 
@@ -514,6 +522,7 @@ class LSTMCell(RNNCellBase):
     ) -> None:
         super().__init__("LSTM", input_size, hidden_size, bias, device, dtype)
 
+    @guarded
     def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         h, c = self._run(input, hx, 2)
         return h, c

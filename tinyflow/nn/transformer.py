@@ -16,6 +16,7 @@ from tinyflow.nn.dropout import Dropout
 from tinyflow.nn.linear import Linear
 from tinyflow.nn.module import Module
 from tinyflow.nn.normalization import LayerNorm
+from tinyflow.operands import guarded
 from tinyflow.tensor import Tensor
 
 Activation = str | Callable[[Tensor], Tensor]
@@ -122,6 +123,7 @@ class TransformerEncoderLayer(_Layer):
             norm_first, bias, device, dtype,
         )  # fmt: skip
 
+    @guarded
     def forward(
         self,
         src: Tensor,
@@ -161,6 +163,7 @@ class TransformerDecoderLayer(_Layer):
             batch_first, norm_first, bias, device, dtype,
         )  # fmt: skip
 
+    @guarded
     def forward(
         self,
         tgt: Tensor,
@@ -213,6 +216,7 @@ class TransformerEncoder(Module):
         self.enable_nested_tensor = enable_nested_tensor
         self.mask_check = mask_check
 
+    @guarded
     def forward(
         self,
         src: Tensor,
@@ -242,6 +246,7 @@ class TransformerDecoder(Module):
         self.num_layers = num_layers
         self.norm = norm
 
+    @guarded
     def forward(
         self,
         tgt: Tensor,
@@ -328,6 +333,7 @@ class Transformer(Module):
             if p.dim() > 1:
                 init.xavier_uniform_(p)
 
+    @guarded
     def forward(
         self,
         src: Tensor,

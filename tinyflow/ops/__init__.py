@@ -5,6 +5,7 @@ A family's ``__all__`` is what ``tinyflow`` exports under the same name; its ``M
 
 from __future__ import annotations
 
+from tinyflow import operands
 from tinyflow.ops import (
     activation,
     arithmetic,
@@ -56,6 +57,10 @@ from tinyflow.ops import (
     windows,
 )
 
+#: The lists of a family's public functions: what ``tinyflow`` exports, what is bound to Tensor, and what only
+#: ``tinyflow.nn.functional`` has.
+TABLES = ("__all__", "METHODS", "FUNCTIONAL")
+
 FAMILIES = (
     activation,
     arithmetic,
@@ -106,4 +111,6 @@ FAMILIES = (
     windows,
 )
 
+for family in FAMILIES:
+    operands.guard(vars(family), {name for table in TABLES for name in getattr(family, table, ())})
 methods.bind_all(FAMILIES)

@@ -20,6 +20,7 @@ from tinyflow.tensor import Tensor
 
 METHODS: list[str] = []
 __all__: list[str] = []
+FUNCTIONAL = ["scaled_dot_product_attention"]
 
 Shape = tuple[int, ...]
 

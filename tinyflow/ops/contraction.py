@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from tinyflow.operands import check_tensors
 from tinyflow.ops.arithmetic import add, mul
 from tinyflow.ops.matmul import matmul
 from tinyflow.ops.reduction import sum as sum_over
@@ -46,6 +47,7 @@ def einsum(equation: str, *operands: Any) -> Tensor:
         equation, operands = _from_sublists((equation, *operands))
     elif len(operands) == 1 and isinstance(operands[0], (list, tuple)):
         operands = tuple(operands[0])
+    check_tensors("einsum()", "operands", operands)
     inputs, output = _read(equation, operands)
     sizes = _sizes(equation, inputs)
     _check_output(equation, output, sizes)

@@ -12,6 +12,7 @@ from typing import Any
 from tinyflow.autocast_mode import HALF
 from tinyflow.kernels import conv2d as kernels
 from tinyflow.kernels.conv2d.geometry import IntPair, Padding
+from tinyflow.ops import reduction
 from tinyflow.ops.define import Op, define
 from tinyflow.tensor import Tensor
 
@@ -22,7 +23,10 @@ __all__ = ["conv2d"]
 def convolution(
     forward: Callable[..., Any], input_grad: Callable[..., Any], weight_grad: Callable[..., Any], dims: int
 ) -> tuple[Op, Op, Op]:
-    """The three operations of a convolution over ``dims`` dimensions from their launchers."""
+    """The three operations of a convolution over ``dims`` dimensions from their launchers.
+
+    A weight gradient, and a gradient with respect to one, may be in a wider dtype than its factors.
+    """
     batch_and_space = (0, *range(2, 2 + dims))
     convolve = define(
         forward,
@@ -30,27 +34,27 @@ def convolution(
         x=lambda g, weight, x_shape, stride, padding, dilation, groups, allow_tf32: to_input(
             g, weight, x_shape, stride, padding, dilation, groups, allow_tf32
         ),
-        weight=lambda g, x, weight_shape, stride, padding, dilation, groups, allow_tf32: to_weight(
-            g, x, weight_shape, stride, padding, dilation, groups, allow_tf32
+        weight=lambda g, x, weight_shape, stride, padding, dilation, groups, allow_tf32, weight_grad_dtype: to_weight(
+            g, x, weight_shape, stride, padding, dilation, groups, allow_tf32, weight_grad_dtype
         ),
-        bias=lambda g: g.sum(batch_and_space),
+        bias=lambda g, bias_grad_dtype: reduction.sum(g, batch_and_space, False, bias_grad_dtype),
     )
     to_input = define(
         input_grad,
         grad=lambda g, weight, stride, padding, dilation, groups, allow_tf32: convolve(
             g, weight, None, stride, padding, dilation, groups, allow_tf32
         ),
-        weight=lambda g, grad, weight_shape, stride, padding, dilation, groups, allow_tf32: to_weight(
-            grad, g, weight_shape, stride, padding, dilation, groups, allow_tf32
+        weight=lambda g, grad, weight_shape, stride, padding, dilation, groups, allow_tf32, weight_grad_dtype: (
+            to_weight(grad, g, weight_shape, stride, padding, dilation, groups, allow_tf32, weight_grad_dtype)
         ),
     )
     to_weight = define(
         weight_grad,
         grad=lambda g, x, stride, padding, dilation, groups, allow_tf32: convolve(
-            x, g, None, stride, padding, dilation, groups, allow_tf32
+            x, g.to(x.dtype), None, stride, padding, dilation, groups, allow_tf32
         ),
         x=lambda g, grad, x_shape, stride, padding, dilation, groups, allow_tf32: to_input(
-            grad, g, x_shape, stride, padding, dilation, groups, allow_tf32
+            grad, g.to(grad.dtype), x_shape, stride, padding, dilation, groups, allow_tf32
         ),
     )
     return convolve, to_input, to_weight

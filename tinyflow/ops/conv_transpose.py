@@ -11,6 +11,7 @@ from typing import Any
 
 from tinyflow.autocast_mode import HALF
 from tinyflow.kernels import conv_transpose as kernels
+from tinyflow.ops import reduction
 from tinyflow.ops.conv2d import conv2d_weight_grad, convolve2d
 from tinyflow.ops.conv_nd import Single, check_dims, conv3d_weight_grad, convolve3d, flat, single
 from tinyflow.ops.define import Op, define
@@ -31,10 +32,10 @@ def _transposed(launcher: Callable[..., Any], convolve: Op, weight_grad: Op, dim
         x=lambda g, weight, stride, padding, dilation, groups, allow_tf32: convolve(
             g, weight, None, stride, padding, dilation, groups, allow_tf32
         ),
-        weight=lambda g, x, weight_shape, stride, padding, dilation, groups, allow_tf32: weight_grad(
-            x, g, weight_shape, stride, padding, dilation, groups, allow_tf32
+        weight=lambda g, x, weight_shape, stride, padding, dilation, groups, allow_tf32, weight_grad_dtype: weight_grad(
+            x, g, weight_shape, stride, padding, dilation, groups, allow_tf32, weight_grad_dtype
         ),
-        bias=lambda g: g.sum(batch_and_space),
+        bias=lambda g, bias_grad_dtype: reduction.sum(g, batch_and_space, False, bias_grad_dtype),
     )
 
 

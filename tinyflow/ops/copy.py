@@ -7,6 +7,7 @@ from typing import Any
 from tinyflow.kernels import dtypes, elementwise, memory, strides
 from tinyflow.kernels.dtypes import Scalar
 from tinyflow.kernels.memory import Buffer
+from tinyflow.operands import described
 from tinyflow.ops.define import define
 from tinyflow.tensor import Tensor
 
@@ -17,6 +18,7 @@ __all__ = ["clone"]
 
 _copy = define(elementwise.copy, name="clone", x=lambda g: g)
 _cast = define(elementwise.copy, name="to_copy", x=lambda g, x_dtype: g.to(x_dtype))
+_cast.node_type.only_casts = True
 
 
 def _move(x: Buffer, device: memory.device, non_blocking: bool = False) -> Buffer:
@@ -76,7 +78,8 @@ def _parse_to(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         device, dtype = other.device, other.dtype
     known = [v for v in rest if isinstance(v, (memory.dtype, str, int, memory.device, bool, type(None)))]
     if len(known) != len(rest) or len(rest) > 4:
-        raise TypeError(f"to(): expected a dtype, a device or a Tensor, got {args}")
+        given = ", ".join(described(v) for v in args)
+        raise TypeError(f"to(): expected a dtype, a device or a Tensor, got {given}")
     for position, flag in enumerate([v for v in rest if isinstance(v, bool)]):
         kwargs.setdefault(("non_blocking", "copy")[position], flag)
     return device, dtype
@@ -187,14 +190,12 @@ _copy_op = define(
 )
 
 
-def copy_(self: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
+def copy_(self: Tensor, src: Tensor, non_blocking: bool = False) -> Tensor:
     """Writes ``src``, broadcast and cast, over this tensor.
 
     Raises:
         RuntimeError: if ``src`` does not broadcast to this shape, or this is a leaf that requires grad.
     """
-    if not isinstance(src, Tensor):
-        raise TypeError(f"copy_(): expected a Tensor as the source, got {type(src).__name__}")
     if src is self:
         return self
     return _copy_op.inplace(self, src, src.device)

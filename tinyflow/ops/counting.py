@@ -22,6 +22,7 @@ METHODS = ["unique", "unique_consecutive", "bincount", "histc", "histogram"]
 __all__ = [
     "unique", "unique_consecutive", "searchsorted", "bucketize", "bincount", "histc", "histogram", "isin",
 ]  # fmt: skip
+FUNCTIONAL = ["one_hot"]
 
 _searchsorted = define(kernels.searchsorted, sequence=None, values=None, sorter=None)
 _count_integers = define(kernels.count_integers, name="bincount", x=None)

@@ -15,18 +15,19 @@ The keywords are the launcher's tensor inputs; every other parameter is passed o
 Python number where the launcher takes one, or a list of Tensors. ``None`` in place of a rule says that there is no
 gradient. A rule names what it needs, and only that is saved, and only if that input requires a gradient:
 
-=====================  ==================================================================================
-``g``, ``g_<output>``  the gradient of the first output, or of another one (zeros where none arrived)
-an output's name       that output (``y`` unless ``outputs=`` names them)
-an input's name        that input
-``<input>_shape``      its shape, and ``<input>_dtype`` its dtype
-a parameter's name     its value
-``needs``              in a joint rule: which of its inputs want a gradient
-=====================  ==================================================================================
+======================  ================================================================================
+``g``, ``g_<output>``   the gradient of the first output, or of another one (zeros where none arrived)
+an output's name        that output (``y`` unless ``outputs=`` names them)
+an input's name         that input
+``<input>_shape``       its shape, and ``<input>_dtype`` its dtype
+``<input>_grad_dtype``  the dtype in which its gradient may be given (``autograd.walks.gradient_dtype``)
+a parameter's name      its value
+``needs``               in a joint rule: which of its inputs want a gradient
+======================  ================================================================================
 
 A rule returns one gradient (for a list input: one for each element); ``joint={("x", "weight"): rule}`` returns a tuple for
 several inputs at once. Rules are made of operations, so they differentiate again. A gradient that has a broadcast shape
-or another dtype than its input is summed and cast to fit. ``autocast=`` says in which dtype the operation runs inside an
+or another dtype than it may have is summed and cast to fit. ``autocast=`` says in which dtype the operation runs inside an
 autocast region (see ``tinyflow.autocast_mode``); without it, in the dtype that it is given.
 """
 
@@ -36,12 +37,28 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from tinyflow import autocast_mode
 from tinyflow.autograd.grad_mode import mode
 from tinyflow.autograd.graph import backward_name, check_inplace
 from tinyflow.kernels import dtypes, elementwise
 from tinyflow.kernels.memory import Buffer
-from tinyflow.ops.node import DTYPE, GRADIENT, NEEDS, OUTPUT, SAVED, SHAPE, VALUE, Keeper, Recipe, Rule, record
+from tinyflow.operands import Takes, described, takes_of, wrong_operand
+from tinyflow.ops.node import (
+    DTYPE,
+    GRAD_DTYPE,
+    GRADIENT,
+    NEEDS,
+    OUTPUT,
+    SAVED,
+    SHAPE,
+    VALUE,
+    Keeper,
+    Recipe,
+    Rule,
+    record,
+)
 from tinyflow.ops.node import OpNode as OpNode
 from tinyflow.ops.node import requires_grad as requires_grad
 from tinyflow.tensor import Tensor
@@ -79,6 +96,7 @@ class Op:
         self._defaults = {p.name: p.default for p in arguments if p.default is not p.empty}
         listed = [*rules, *(i for names in joint for i in names)]
         self.inputs = tuple(p for p in self.parameters if p in listed)
+        self._takes = tuple(_takes(p, launcher) if p.name in listed else None for p in arguments)
         self.rules = [Rule(fn, (i,), False) for i, fn in rules.items() if fn is not None]
         self.rules += [Rule(fn, inputs, True) for inputs, fn in joint.items()]
         self._check(listed)
@@ -111,7 +129,7 @@ class Op:
                 raise TypeError(f"{self.name}: a rule for '{name}', but the launcher takes {self.parameters}")
         known = {"g", "needs", *self.parameters, *self.outputs}
         known |= {f"g_{o}" for o in self.outputs}
-        known |= {f"{i}_{what}" for i in self.inputs for what in ("shape", "dtype")}
+        known |= {f"{i}_{what}" for i in self.inputs for what in ("shape", "dtype", "grad_dtype")}
         for rule in self.rules:
             unknown = [n for n in rule.names if n not in known]
             if unknown:
@@ -124,6 +142,8 @@ class Op:
             return GRADIENT, 0
         if name == "needs":
             return NEEDS, None
+        if name.endswith("_grad_dtype") and name not in self.parameters:
+            return GRAD_DTYPE, self.inputs.index(name[: -len("_grad_dtype")])
         if name.startswith("g_") and name not in self.parameters:
             return GRADIENT, self.outputs.index(name[2:])
         return SAVED, name
@@ -163,9 +183,11 @@ class Op:
 
     def _launch(self, values: Sequence[Any], **named: Any) -> Any:
         buffers: list[Any] = []
-        for v in values:
+        for v, takes in zip(values, self._takes):
             if isinstance(v, Tensor):
                 v = v._data
+            elif takes is not None and type(v) not in takes.types:
+                v = self._operand(v, takes, values)
             elif type(v) is list or type(v) is tuple:
                 v = unwrap(v)
             buffers.append(v)
@@ -174,6 +196,18 @@ class Op:
         if named:
             return self.launcher(*buffers, out=named["out"]._data)
         return self.launcher(*buffers)
+
+    def _operand(self, value: Any, takes: Takes, values: Sequence[Any]) -> Any:
+        """What the launcher gets for an input that is no Tensor, and of no type that is taken at first sight.
+
+        Raises:
+            TypeError: if the input does not take it.
+        """
+        if not takes.allows(value):
+            index = next(k for k, v in enumerate(values) if v is value and self._takes[k] is takes)
+            name = self.parameters[index]
+            raise wrong_operand(f"{self.name}()", "input" if name == "x" and index == 0 else name, takes, value)
+        return value.item() if isinstance(value, np.generic) else unwrap(value)
 
     def _observed(self, buffers: Sequence[Any], named: Mapping[str, Any]) -> Any:
         done = [observer(self, buffers, named) for observer in launch_observers]
@@ -283,6 +317,13 @@ class Op:
         return f"<operation {self.name}{self.__signature__}>"
 
 
+def _takes(parameter: inspect.Parameter, launcher: Callable[..., Any]) -> Takes | None:
+    annotation = f"{parameter.annotation}".replace("Buffer", "Tensor").replace("Operand", "Tensor | Scalar")
+    if isinstance(launcher, elementwise.Pointwise):
+        annotation = "Tensor" if len(launcher.fn.arg_names) == 1 else "Tensor | Scalar"
+    return takes_of(annotation, {})
+
+
 def unwrap(value: Any) -> Any:
     """The buffers in a parameter's value."""
     if isinstance(value, Tensor):
@@ -322,7 +363,7 @@ def overwrite(target: Tensor, result: Buffer) -> None:
 
 def _check_out(op: str, out: Any, inputs: Sequence[Any]) -> None:
     if not isinstance(out, Tensor):
-        raise TypeError(f"{op}(): expected out to be a Tensor, got {type(out).__name__}")
+        raise TypeError(f"{op}(): expected out to be a tinyflow.Tensor, but it is {described(out)}")
     if mode.records and (out.requires_grad or any(requires_grad(v) for v in inputs)):
         raise RuntimeError(f"{op}(): functions with out=... arguments don't support automatic differentiation")
 

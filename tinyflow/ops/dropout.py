@@ -71,13 +71,13 @@ def dropout2d(input: Tensor, p: float = 0.5, training: bool = True, inplace: boo
     """
     if input.dim() not in (3, 4):
         warnings.warn(
-            f"dropout2d: Received a {input.dim()}-D input to dropout2d, where (N, C, H, W) is expected", stacklevel=2
+            f"dropout2d: Received a {input.dim()}-D input to dropout2d, where (N, C, H, W) is expected", stacklevel=3
         )
     if input.dim() == 3:
         warnings.warn(
             "dropout2d: Received a 3D input, which is taken for (N, C, L); for (C, H, W) add a dimension, "
             "for (N, C, L) use dropout1d",
-            stacklevel=2,
+            stacklevel=3,
         )
     return _drop_channels("dropout2d", input, p, training, inplace, True)
 
@@ -91,7 +91,7 @@ def dropout3d(input: Tensor, p: float = 0.5, training: bool = True, inplace: boo
     """
     if input.dim() not in (4, 5):
         warnings.warn(
-            f"dropout3d: Received a {input.dim()}-D input to dropout3d, where (N, C, D, H, W) is expected", stacklevel=2
+            f"dropout3d: Received a {input.dim()}-D input to dropout3d, where (N, C, D, H, W) is expected", stacklevel=3
         )
     return _drop_channels("dropout3d", input, p, training, inplace, input.dim() != 4)
 

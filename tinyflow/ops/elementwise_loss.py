@@ -191,7 +191,7 @@ def kl_div(input: Tensor, target: Tensor, *, reduction: str = "mean", log_target
     loss = (_kl_div_of_logs if log_target else _kl_div)(input, target)
     if reduction == "mean":
         warnings.warn(
-            "kl_div: reduction 'mean' divides by the number of elements; 'batchmean' gives the divergence", stacklevel=2
+            "kl_div: reduction 'mean' divides by the number of elements; 'batchmean' gives the divergence", stacklevel=3
         )
     if reduction == "batchmean":
         return loss.sum() / input.shape[0] if input.dim() else loss.sum()

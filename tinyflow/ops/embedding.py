@@ -16,6 +16,7 @@ from tinyflow.tensor import Tensor
 
 METHODS: list[str] = []
 __all__: list[str] = []
+FUNCTIONAL = ["embedding", "embedding_bag"]
 
 Shape = tuple[int, ...]
 

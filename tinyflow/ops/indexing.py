@@ -263,13 +263,19 @@ _where = arithmetic.where
 
 def where(condition: Tensor, input: Tensor | Scalar | None = None, other: Tensor | Scalar | None = None) -> Any:
     """``input`` where ``condition`` holds, else ``other``; of a condition alone the positions where it does, as
-    ``nonzero(condition, as_tuple=True)``."""
+    ``nonzero(condition, as_tuple=True)``.
+
+    Raises:
+        RuntimeError: if the condition is neither bool nor uint8.
+    """
     if input is None and other is None:
         return nonzero(condition, as_tuple=True)
     if input is None or other is None:
         raise TypeError(
             f"where(): expected both input and other, or neither, got {'other' if input is None else 'input'}"
         )
+    if condition.dtype not in (memory.bool_, memory.uint8):
+        raise RuntimeError(f"where: expected a bool condition, got {condition.dtype}")
     return _where(condition, input, other)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from tinyflow.kernels import dtypes, elementwise, memory
 from tinyflow.kernels.memory import Buffer
+from tinyflow.operands import check_tensors
 from tinyflow.ops import shape
 from tinyflow.ops.arrange import atleast_1d, atleast_2d, atleast_3d
 from tinyflow.ops.define import define
@@ -114,6 +115,7 @@ def meshgrid(*tensors: Any, indexing: str | None = None) -> tuple[Tensor, ...]:
         tensors = tuple(tensors[0])
     if indexing not in (None, "ij", "xy"):
         raise RuntimeError(f'meshgrid: indexing must be one of "xy" or "ij", but received: {indexing}')
+    check_tensors("meshgrid()", "tensors", tensors)
     if not tensors:
         raise RuntimeError("meshgrid: expects a non-empty TensorList")
     if any(x.dim() > 1 for x in tensors):

@@ -234,7 +234,7 @@ def warn_of_broadcast(op: str, input: Any, target: Any) -> None:
         warnings.warn(
             f"{op}: a target size {tuple(target.shape)} that is different to the input size {tuple(input.shape)} "
             "broadcasts, which is rarely meant; give both one shape",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

@@ -7,7 +7,7 @@ import math
 from tinyflow import autocast_mode
 from tinyflow.autocast_mode import HALF
 from tinyflow.kernels import matmul as kernels
-from tinyflow.kernels import strides
+from tinyflow.kernels import memory, strides
 from tinyflow.kernels.dtypes import Scalar
 from tinyflow.ops import reduction
 from tinyflow.ops.arithmetic import add, mul
@@ -24,38 +24,51 @@ __all__ = [
     "matmul", "mm", "bmm", "mv", "dot", "vdot", "inner", "outer", "ger", "addmm", "addmv", "addr", "addbmm", "baddbmm",
     "matrix_power", "kron",
 ]  # fmt: skip
+FUNCTIONAL = ["linear"]
 
 
-def _right_grad(g: Tensor, a: Tensor, b_shape: tuple[int, ...], allow_tf32: bool | None) -> Tensor:
+def _factor(g: Tensor, other: Tensor) -> Tensor:
+    """The gradient of a product, which may be wider than its factors, as a factor beside ``other``."""
+    return g if g.dtype == other.dtype else g.to(other.dtype)
+
+
+def _left_grad(g: Tensor, b: Tensor, allow_tf32: bool | None, a_grad_dtype: memory.dtype | None) -> Tensor:
+    """The gradient of ``a`` in ``a @ b``."""
+    return product(_factor(g, b), matrix_transpose(b), None, allow_tf32, a_grad_dtype)
+
+
+def _right_grad(
+    g: Tensor, a: Tensor, b_shape: tuple[int, ...], allow_tf32: bool | None, b_grad_dtype: memory.dtype | None
+) -> Tensor:
     """The gradient of ``b`` in ``a @ b``; a matrix that a whole batch shares sums over it within one product."""
     if len(b_shape) == 2 and len(a.shape) > 2:
         a, g = reshape(a, -1, a.shape[-1]), reshape(g, -1, g.shape[-1])
-    return product(matrix_transpose(a), g, None, allow_tf32)
+    return product(matrix_transpose(a), _factor(g, a), None, allow_tf32, b_grad_dtype)
 
 
 product: Op = define(
     kernels.matmul,
     autocast=HALF,
-    a=lambda g, b, allow_tf32: product(g, matrix_transpose(b), None, allow_tf32),
+    a=_left_grad,
     b=_right_grad,
     bias=lambda g: g,
 )
 
 
-def _weight_grad(g: Tensor, x: Tensor) -> Tensor:
+def _weight_grad(g: Tensor, x: Tensor, weight_grad_dtype: memory.dtype | None) -> Tensor:
     """Laid out as the weight, so that a leaf takes it over as it is."""
     if x.dim() > 2:
         x, g = reshape(x, -1, x.shape[-1]), reshape(g, -1, g.shape[-1])
-    return product(matrix_transpose(g), x)
+    return product(matrix_transpose(g), x, None, None, weight_grad_dtype)
 
 
 _linear: Op = define(
     kernels.linear,
     name="matmul",
     autocast=HALF,
-    x=lambda g, weight: product(g, weight),
+    x=lambda g, weight, x_grad_dtype: product(g, weight, None, None, x_grad_dtype),
     weight=_weight_grad,
-    bias=lambda g: reduction.sum(g, tuple(range(g.dim() - 1))),
+    bias=lambda g, bias_grad_dtype: reduction.sum(g, tuple(range(g.dim() - 1)), False, bias_grad_dtype),
 )
 
 
@@ -283,7 +296,8 @@ def kron(input: Tensor, other: Tensor) -> Tensor:
     left = (*[1] * (ndim - input.dim()), *input.shape)
     right = (*[1] * (ndim - other.dim()), *other.shape)
     products = mul(
-        reshape(input, [n for size in left for n in (size, 1)]), reshape(other, [n for size in right for n in (1, size)])
+        reshape(input, [n for size in left for n in (size, 1)]),
+        reshape(other, [n for size in right for n in (1, size)]),
     )
     return reshape(products, [a * b for a, b in zip(left, right)])
 

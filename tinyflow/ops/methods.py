@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from tinyflow.kernels import memory
-from tinyflow.ops import arithmetic, copy, creation, matmul, rounding, shape, strided, subscript
+from tinyflow.operands import OPERAND, wrong_operand
+from tinyflow.ops import arithmetic, copy, creation, indexing, matmul, rounding, shape, strided, subscript
 from tinyflow.ops.define import Op
 from tinyflow.tensor import Tensor
 
@@ -29,6 +30,8 @@ def _operator(function: Callable[..., Any], reflected: bool = False) -> Callable
     def method(self: Tensor, other: Any) -> Any:
         value = _operand(other)
         if value is NotImplemented:
+            if isinstance(other, memory.Buffer):  # of torch, whose operators know no Tensor either
+                raise wrong_operand(f"{function.__name__}()", "other", OPERAND, other)
             return NotImplemented
         return function(value, self) if reflected else function(self, value)
 
@@ -209,7 +212,7 @@ def bind(methods: dict[str, Any]) -> None:
 
 def _where(self: Tensor, condition: Tensor, other: Any) -> Tensor:
     """``self`` where ``condition`` holds, else ``other``."""
-    return arithmetic.where(condition, self, other)
+    return indexing.where(condition, self, other)
 
 
 def _new(make: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -24,10 +24,12 @@ from tinyflow.autograd.graph import (
     released_error,
     sequence,
 )
+from tinyflow.autograd.walks import gradient_dtype
 from tinyflow.tensor import Tensor
 
-#: How a name that a rule asks for is found: among what was saved, the gradient of an output, or the list of needs ...
-SAVED, GRADIENT, NEEDS = range(3)
+#: How a name that a rule asks for is found: among what was saved, the gradient of an output, the list of needs, or the
+#: dtype in which the gradient of an input may be given ...
+SAVED, GRADIENT, NEEDS, GRAD_DTYPE = range(4)
 #: ... and what is saved under a name: a parameter's value, an output, an input's shape or dtype.
 VALUE, OUTPUT, SHAPE, DTYPE = range(4)
 
@@ -61,7 +63,8 @@ class Step(NamedTuple):
     """One rule of a recipe."""
 
     function: Callable[..., Any]
-    sources: tuple[tuple[int, Any], ...]  # SAVED with a name, GRADIENT with an output's number, NEEDS with the needs
+    # SAVED with a name, GRADIENT with an output's number, NEEDS with the needs, GRAD_DTYPE with an input's number
+    sources: tuple[tuple[int, Any], ...]
     targets: tuple[int, ...]  # which of the operation's inputs it serves
     joint: bool
 
@@ -145,6 +148,8 @@ class OpNode(Node):
                 elif how == GRADIENT:
                     grad = grads[key]
                     arguments.append(self._zeros(key) if grad is None else grad)
+                elif how == GRAD_DTYPE:
+                    arguments.append(gradient_dtype(self, key if self.places is None else self.places[key][0]))
                 else:
                     arguments.append(key)
             found = function(*arguments)

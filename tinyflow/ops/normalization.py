@@ -23,6 +23,7 @@ from tinyflow.tensor import Tensor
 
 METHODS: list[str] = []
 __all__ = ["layer_norm", "group_norm", "rms_norm"]
+FUNCTIONAL = ["instance_norm", "local_response_norm"]
 
 Shape = tuple[int, ...]
 

@@ -56,7 +56,7 @@ class PartsNode(Node):
     """Recorded views that share out one tensor."""
 
     __slots__ = ("views", "shape", "label")
-    results_are_new = True
+    results_are_new = only_views = True
 
     def __init__(self, edge: Edge | None, views: Sequence[View], shape: Shape, label: str) -> None:
         super().__init__((edge,))

@@ -58,7 +58,10 @@ def listed(op: str, values: tuple[Any, ...], **named: Any) -> Shape:
             values = (value,)
     if len(values) == 1 and isinstance(values[0], (tuple, list)):
         values = tuple(values[0])
-    return tuple([operator.index(n) for n in values])
+    try:
+        return tuple([operator.index(n) for n in values])
+    except TypeError:
+        raise TypeError(f"{op}(): expected integers, got {values}") from None
 
 
 def _infer(op: str, shape: Shape, numel: int) -> Shape:

@@ -10,6 +10,7 @@ from tinyflow.tensor import Tensor
 
 METHODS: list[str] = []
 __all__ = ["cosine_similarity", "pairwise_distance"]
+FUNCTIONAL = ["normalize"]
 
 
 def normalize(

@@ -57,7 +57,7 @@ class ViewNode(Node):
     """A recorded view."""
 
     __slots__ = ("view", "shape")
-    results_are_new = True
+    results_are_new = only_views = True
 
     def __init__(self, edge: Edge | None, view: View, shape: Shape) -> None:
         super().__init__((edge,))

@@ -11,6 +11,7 @@ from typing import Any
 
 from tinyflow.autograd.grad_mode import enable_grad
 from tinyflow.autograd.graph import RemovableHandle
+from tinyflow.operands import described
 from tinyflow.tensor import Tensor
 
 Group = dict[str, Any]
@@ -84,7 +85,7 @@ class Optimizer:
     def _check(self, group: Group) -> None:
         for param in group["params"]:
             if not isinstance(param, Tensor):
-                raise TypeError(f"optimizer can only optimize Tensors, but one of the params is {type(param).__name__}")
+                raise TypeError(f"optimizer can only optimize Tensors, but one of the params is {described(param)}")
             if not param.is_leaf:
                 raise ValueError("can't optimize a non-leaf Tensor")
         ids = [id(param) for param in group["params"]]

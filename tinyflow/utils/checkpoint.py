@@ -18,10 +18,10 @@ from typing import Any
 
 from tinyflow import autocast_mode, autograd
 from tinyflow import random as random_numbers
-from tinyflow.autograd.engine import walks_under_way
 from tinyflow.autograd.function import Function
 from tinyflow.autograd.grad_mode import enable_grad, is_grad_enabled
 from tinyflow.autograd.saved import saved_tensors_hooks
+from tinyflow.autograd.walks import walks_under_way
 from tinyflow.tensor import Tensor
 
 __all__ = ["CheckpointError", "checkpoint", "checkpoint_sequential", "noop_context_fn"]

@@ -10,21 +10,21 @@ With ``m`` the ReLU's mask and h = m·g, the gradient of ``residual`` is h and
 is recomputed from ``x``, in the same arithmetic and rounding as forward, so that neither ``y`` is read nor h written; with
 one the mask comes from ``y``, and h is written once, for the residual and for the second pass.
 
-``forward`` and ``gradients`` are the passes, ``affine_gradient`` the last one as three numbers a channel, for a kernel that
-makes the gradient on the spot; ``mean`` is all of it where only the mean of each map is wanted; ``images`` is what they
-share.
+``forward`` and ``gradients`` are the passes; ``mean`` is all of it where only the mean of each map is wanted; ``images`` is
+what they share.
 """
 
 from __future__ import annotations
 
-from tinyflow.kernels.fused.normalise.affine_gradient import affine_configs as affine_configs
-from tinyflow.kernels.fused.normalise.affine_gradient import gradient_as_affine as gradient_as_affine
 from tinyflow.kernels.fused.normalise.forward import bias_act as bias_act
 from tinyflow.kernels.fused.normalise.forward import normalise_act as normalise_act
 from tinyflow.kernels.fused.normalise.forward import normalise_configs as normalise_configs
+from tinyflow.kernels.fused.normalise.gradients import Sums as Sums
+from tinyflow.kernels.fused.normalise.gradients import finished_sums as finished_sums
 from tinyflow.kernels.fused.normalise.gradients import gradient_sums_configs as gradient_sums_configs
 from tinyflow.kernels.fused.normalise.gradients import input_grad_configs as input_grad_configs
 from tinyflow.kernels.fused.normalise.gradients import normalise_act_grad as normalise_act_grad
+from tinyflow.kernels.fused.normalise.gradients import normalise_act_gradient_sums as normalise_act_gradient_sums
 from tinyflow.kernels.fused.normalise.images import NO_ACT as NO_ACT
 from tinyflow.kernels.fused.normalise.images import RELU as RELU
 from tinyflow.kernels.fused.normalise.images import Norm as Norm

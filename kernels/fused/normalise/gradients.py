@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import triton
 import triton.language as tl
 
 from tinyflow.kernels import dtypes, memory
-from tinyflow.kernels.batch_norm import finish_gradient_sums, pixel_splits
+from tinyflow.kernels.batch_norm import Affine, finish_gradient_sums, pixel_splits
 from tinyflow.kernels.batch_norm.operands import dense
 from tinyflow.kernels.batch_norm.plans import interpreter_tile
 from tinyflow.kernels.batch_norm.tiles import (
@@ -119,6 +121,57 @@ gradient_sums_configs = Configs("_normalise_act_gradient_sums_kernel", TILES, ch
 input_grad_configs = Configs("_normalise_act_input_grad_kernel", TILES, choose_tile, interpreter_tile)
 
 
+class Sums(NamedTuple):
+    """What the first pass makes; with ``affine`` (3, C) a kernel can make grad_x on the spot, as a·h + b·x + c."""
+
+    grad_weight: Buffer
+    grad_bias: Buffer
+    affine: Buffer | None = None
+
+
+def finished_sums(
+    partial: Buffer, mean: Buffer, invstd: Buffer, weight: Buffer | None, pixels: int | None = None
+) -> Sums:
+    """The sums from those of splits, (2, splits, C) of h and h·(x − mean); with the ``pixels`` of x also the affine map."""
+    channels = partial.shape[2]
+    shapes: list[tuple[int, ...]] = [(channels,), (channels,), *([] if pixels is None else [(3, channels)])]
+    sums = Sums(*(memory.empty(shape, partial.dtype, partial.device) for shape in shapes))
+    affine = None if sums.affine is None or pixels is None else Affine(sums.affine, mean, weight, pixels)
+    if channels:
+        finish_gradient_sums(partial, invstd, *sums[:2], affine)
+    return sums
+
+
+def normalise_act_gradient_sums(
+    grad: Buffer,
+    x: Buffer,
+    y: Buffer | None,
+    norm: Norm,
+    act: str = RELU,
+    has_residual: bool = False,
+    pixels: int | None = None,
+) -> tuple[Sums, Buffer | None]:
+    """The sums of :func:`normalise_act_grad`, whose arguments these are, and its residual's gradient.
+
+    With ``pixels``, so many of which are normalised and those of ``x`` are all that have a gradient, also the affine map.
+    """
+    op = "normalise_act_gradient_sums"
+    masks = UNMASKED
+    if has_relu(op, act):
+        masks = FROM_Y if has_residual else FROM_X
+        if has_residual and y is None:
+            raise ValueError(f"{op}: expected y, from which the mask is read where there is a residual")
+    check_images(op, x, grad, y if masks == FROM_Y else None)
+    mean, invstd, weight, bias = (dense(v) for v in norm)
+    assert mean is not None and invstd is not None
+    grad, x = channels_last(grad), channels_last(x)
+    h = image(x.shape, x) if masks == FROM_Y else None
+    read_y = channels_last(y) if masks == FROM_Y and y is not None else None
+    partial = _partial_sums(h, grad, x, read_y, (mean, invstd, weight, bias), masks)
+    sums = finished_sums(partial, mean, invstd, weight, pixels)
+    return sums, h if h is not None else grad if has_residual else None
+
+
 def normalise_act_grad(
     grad: Buffer,
     x: Buffer,
@@ -149,42 +202,35 @@ def normalise_act_grad(
     a residual under ReLU ``y`` and the residual's gradient once more.
     """
     op = "normalise_act_grad"
-    masks = UNMASKED
-    if has_relu(op, act) and sums is None:
-        masks = FROM_Y if has_residual else FROM_X
-        if has_residual and y is None:
-            raise ValueError(f"{op}: expected y, from which the mask is read where there is a residual")
-    _, channels = check_images(op, x, grad, y if masks == FROM_Y else None)
+    grad, x = channels_last(grad), channels_last(x)
+    relu, masks, residual_grad = has_relu(op, act), UNMASKED, None
+    if sums is None:
+        found, residual_grad = normalise_act_gradient_sums(grad, x, y, norm, act, has_residual)
+        sums = found[:2]
+        if residual_grad is not None:
+            grad = residual_grad
+        elif relu:
+            masks = FROM_X
+    else:
+        check_images(op, x, grad)
+        residual_grad = grad if has_residual else None
     mean, invstd, weight, bias = (dense(v) for v in norm)
     assert mean is not None and invstd is not None
     norm = (mean, invstd, weight, bias)
-    grad, x = channels_last(grad), channels_last(x)
-    residual_grad = grad if has_residual else None
-    if sums is None:
-        if masks == FROM_Y:
-            residual_grad = image(x.shape, x)
-        statistic = dtypes.accumulate_dtype(x.dtype)
-        sums = (memory.empty((channels,), statistic, x.device), memory.empty((channels,), statistic, x.device))
-        written = residual_grad if masks == FROM_Y else None
-        read_y = channels_last(y) if masks == FROM_Y and y is not None else None
-        _gradient_sums(written, grad, x, read_y, norm, masks, sums)
-        if written is not None:
-            grad, masks = written, UNMASKED
     grad_x = _input_grad(grad, x, norm, masks, sums, training) if need_x else None
     return grad_x, *sums, residual_grad
 
 
-def _gradient_sums(
-    h: Buffer | None, grad: Buffer, x: Buffer, y: Buffer | None, norm: Norm, masks: int, sums: tuple[Buffer, Buffer]
-) -> None:
-    """Fills ``sums`` and ``h``; a batch of no pixels gives zeros."""
+def _partial_sums(h: Buffer | None, grad: Buffer, x: Buffer, y: Buffer | None, norm: Norm, masks: int) -> Buffer:
+    """Fills ``h`` and sums h and h·(x − mean) by splits, (2, splits, C); of no pixels there are no splits."""
     channels = x.shape[1]
+    statistic = dtypes.accumulate_dtype(x.dtype)
     if channels == 0:
-        return
+        return memory.empty((2, 0, 0), statistic, x.device)
     pixels = x.numel() // channels
     config = gradient_sums_configs(pixels=pixels, channels=channels)
     splits, split_pixels = pixel_splits(config, pixels, channels)
-    partial = memory.empty((2, splits, channels), sums[0].dtype, x.device)
+    partial = memory.empty((2, splits, channels), statistic, x.device)
     launch(
         _normalise_act_gradient_sums_kernel,
         (splits, cdiv(channels, config.blocks["BLOCK_C"])),
@@ -204,7 +250,7 @@ def _gradient_sums(
         COMPUTE=dtypes.compute_dtype(x.dtype),
         INDEX=offset_dtype(x),
     )
-    finish_gradient_sums(partial, norm[1], *sums)
+    return partial
 
 
 def _input_grad(grad: Buffer, x: Buffer, norm: Norm, masks: int, sums: tuple[Buffer, Buffer], training: bool) -> Buffer:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 import triton
 from triton.runtime import interpreter as stock
 
-from tinyflow.kernels import memory
+from tinyflow.kernels import environment, memory
 from tinyflow.kernels.interpreter import installation
 from tinyflow.kernels.interpreter import memory as loads
 from tinyflow.kernels.interpreter.checks import bounds, overflow, replay
@@ -73,14 +72,14 @@ def enable(seed: int | None = None) -> None:
     if seed is not None:
         _mode.seed = seed
     elif _mode.depth == 1:
-        _mode.seed = int(os.environ.get("TINYFLOW_STRICT_SEED", DEFAULT_SEED))
+        _mode.seed = environment.integer("TINYFLOW_STRICT_SEED") or DEFAULT_SEED
     if _mode.depth == 1:
         _take_hold()
 
 
 def enable_if_wanted() -> bool:
     """What tinyflow does when it is imported: :func:`enable` if ``TINYFLOW_STRICT=1``. True if it did."""
-    wanted = os.environ.get("TINYFLOW_STRICT", "0").lower() in ("1", "true", "yes", "on", "y")
+    wanted = environment.flag("TINYFLOW_STRICT")
     if wanted:
         enable()
     return wanted

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import tinyflow
 from tinyflow.autograd.grad_mode import no_grad
+from tinyflow.operands import as_tuple, check_tensors
 from tinyflow.ops.optimizer import clamp_, scale_, tensor_norms
 from tinyflow.tensor import Tensor
 
@@ -16,12 +17,14 @@ Tensors = Tensor | Iterable[Tensor]
 _FUSED = (1.0, 2.0, math.inf)
 
 
-def _list(tensors: Tensors) -> list[Tensor]:
-    return [tensors] if isinstance(tensors, Tensor) else list(tensors)
+def _list(caller: str, parameter: str, tensors: Tensors) -> list[Tensor]:
+    found = as_tuple(tensors)
+    check_tensors(caller, parameter, found)
+    return list(found)
 
 
-def _grads(parameters: Tensors) -> list[Tensor]:
-    return [p.grad for p in _list(parameters) if p.grad is not None]
+def _grads(caller: str, parameters: Tensors) -> list[Tensor]:
+    return [p.grad for p in _list(caller, "parameters", parameters) if p.grad is not None]
 
 
 def _by_device(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
@@ -54,7 +57,7 @@ def get_total_norm(
     Raises:
         RuntimeError: for such a norm.
     """
-    found = _list(tensors)
+    found = _list("get_total_norm()", "tensors", tensors)
     norm_type = float(norm_type)
     if not found:
         return tinyflow.tensor(0.0)
@@ -82,7 +85,7 @@ def clip_grads_with_norm_(
     """Scales gradients by ``max_norm / (total_norm + 1e-6)`` where that is below 1, in one launch, without the host."""
     with no_grad():
         coefficient = (float(max_norm) / (total_norm.double() + 1e-6)).clamp(max=1.0)
-        for grads in _by_device(_grads(parameters)):
+        for grads in _by_device(_grads("clip_grads_with_norm_()", parameters)):
             scale_(grads, coefficient.to(grads[0].device))
 
 
@@ -106,8 +109,8 @@ def clip_grad_norm_(
     Raises:
         RuntimeError: for a norm that is infinite or NaN, with ``error_if_nonfinite``.
     """
-    found = _list(parameters)
-    total = get_total_norm(_grads(found), norm_type, error_if_nonfinite, foreach)
+    found = _list("clip_grad_norm_()", "parameters", parameters)
+    total = get_total_norm(_grads("clip_grad_norm_()", found), norm_type, error_if_nonfinite, foreach)
     clip_grads_with_norm_(found, max_norm, total, foreach)
     return total
 
@@ -116,4 +119,4 @@ def clip_grad_value_(parameters: Tensors, clip_value: float, foreach: bool | Non
     """Clamps every element of every gradient to [-clip_value, clip_value]."""
     bound = float(clip_value)
     with no_grad():
-        clamp_(_grads(parameters), bound)
+        clamp_(_grads("clip_grad_value_()", parameters), bound)

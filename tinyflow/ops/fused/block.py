@@ -98,11 +98,13 @@ def _gradients(
     batch: Batch,
     act: str,
     delivery: Delivery,
+    conv_weight_grad_dtype: memory.dtype | None,
     needs: tuple[bool, ...],
 ) -> tuple[Any, ...]:
     return _backward(
-        g, None, x, conv_weight, weight, bias, residual_shape, y, z, mean, invstd, batch, act, delivery, needs
-    )
+        g, None, x, conv_weight, weight, bias, residual_shape, y, z, mean, invstd, batch, act, delivery,
+        conv_weight_grad_dtype, needs,
+    )  # fmt: skip
 
 
 def _backward(
@@ -120,29 +122,32 @@ def _backward(
     batch: Batch,
     act: str,
     delivery: Delivery,
+    conv_weight_grad_dtype: memory.dtype | None,
     needs: tuple[bool, ...],
 ) -> tuple[Any, ...]:
     if is_grad_enabled():
         h = g if act == NO_ACT else where(y.detach() <= 0, 0.0, g)
-        grad_x, *others = composed(h, x, conv_weight, weight, mean, invstd, batch)
+        grad_x, *others = composed(h, x, conv_weight, weight, mean, invstd, batch, conv_weight_grad_dtype)
         return grad_x if g_shortcut is None else grad_x + g_shortcut, *others, h if residual_shape else None
     window, training, _, _ = batch
     norm = (mean._data, invstd._data, unwrap(weight), unwrap(bias))
     sums = delivery.take(g)
-    if sums is not None and training and needs[1]:
+    if sums is not None and sums.affine is not None and training and needs[1]:
         made = convolution.conv2d_weight_grad_through(
-            g._data, z._data, norm, sums, x._data, tuple(conv_weight.shape), window
+            g._data, z._data, sums.affine, x._data, tuple(conv_weight.shape), window, conv_weight_grad_dtype
         )
         if made is not None:
             grad_conv_weight, grad_z = made
             grad_x = input_gradient(grad_z, x, conv_weight, window, g_shortcut) if needs[0] else None
-            return grad_x, wrap(grad_conv_weight), wrap(sums[0]), wrap(sums[1]), g if residual_shape else None
+            affine_grads = wrap(sums.grad_weight), wrap(sums.grad_bias)
+            return grad_x, wrap(grad_conv_weight), *affine_grads, g if residual_shape else None
     found, grad_weight, grad_bias, h = fused.normalise_act_grad(
-        g._data, z._data, y._data, norm, act, training, residual_shape != (), sums, need_x=needs[0] or needs[1]
-    )
+        g._data, z._data, y._data, norm, act, training, residual_shape != (), None if sums is None else sums[:2],
+        need_x=needs[0] or needs[1],
+    )  # fmt: skip
     residual_grad = g if h is g._data else wrap(h)
     grad_x = input_gradient(found, x, conv_weight, window, g_shortcut) if needs[0] else None
-    grad_conv = weight_gradient(found, x, conv_weight, window) if needs[1] else None
+    grad_conv = weight_gradient(found, x, conv_weight, window, conv_weight_grad_dtype) if needs[1] else None
     return grad_x, grad_conv, wrap(grad_weight), wrap(grad_bias), residual_grad
 
 
@@ -166,16 +171,19 @@ def _joined_gradients(
     batch_short: Batch,
     delivery: Delivery,
     act: str,
+    conv_weight_grad_dtype: memory.dtype | None,
+    conv_weight_short_grad_dtype: memory.dtype | None,
     needs: tuple[bool, ...],
 ) -> tuple[Any, ...]:
     # the shortcut's branch is a normalisation without ReLU of the gradient that a residual would get
     residual_shape = tuple(z.shape)
     *main, h = _backward(
-        g, None, x, conv_weight, weight, bias, residual_shape, y, z, mean, invstd, batch, act, delivery, needs[:4]
-    )
+        g, None, x, conv_weight, weight, bias, residual_shape, y, z, mean, invstd, batch, act, delivery,
+        conv_weight_grad_dtype, needs[:4],
+    )  # fmt: skip
     *short, _ = _backward(
         h, None, x_short, conv_weight_short, weight_short, None, (), z_short, z_short, mean_short, invstd_short,
-        batch_short, NO_ACT, Delivery(), needs[4:],
+        batch_short, NO_ACT, Delivery(), conv_weight_short_grad_dtype, needs[4:],
     )  # fmt: skip
     return *main, *short
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from tinyflow.autograd.engine import is_watched
-from tinyflow.kernels import conv2d
+from tinyflow.autograd.walks import is_watched
+from tinyflow.kernels import conv2d, memory
 from tinyflow.kernels.fused import convolution
 from tinyflow.kernels.fused.convolution import Below, Window
-from tinyflow.kernels.fused.normalise import RELU
+from tinyflow.kernels.fused.normalise import RELU, Sums
 from tinyflow.kernels.memory import Buffer
 from tinyflow.ops.batch_norm import batch_norm_grad
 from tinyflow.ops.conv2d import conv2d_input_grad, conv2d_weight_grad, convolve2d
@@ -23,13 +23,13 @@ class Delivery:
     def __init__(self) -> None:
         self._grad: Tensor | None = None
         self._version = 0
-        self._sums: tuple[Buffer, Buffer] | None = None
+        self._sums: Sums | None = None
 
-    def put(self, grad: Tensor, sums: tuple[Buffer, Buffer]) -> None:
+    def put(self, grad: Tensor, sums: Sums) -> None:
         self._grad, self._version, self._sums = grad, grad._version, sums
 
-    def take(self, grad: Tensor) -> tuple[Buffer, Buffer] | None:
-        """grad_weight and grad_bias, if ``grad`` is what was delivered."""
+    def take(self, grad: Tensor) -> Sums | None:
+        """The sums, if ``grad`` is what was delivered."""
         delivered, sums = self._grad, self._sums
         unchanged = delivered is grad and grad._version == self._version
         self._grad = self._sums = None
@@ -37,14 +37,15 @@ class Delivery:
 
 
 def composed(
-    h: Any, x: Any, conv_weight: Any, weight: Any, mean: Any, invstd: Any, batch: Batch
+    h: Any, x: Any, conv_weight: Any, weight: Any, mean: Any, invstd: Any, batch: Batch, dtype: memory.dtype | None
 ) -> tuple[Any, Any, Any, Any]:
-    """Gradients of x, conv_weight, weight and bias in operations that differentiate, for ``h`` behind the mask."""
+    """Gradients of x, conv_weight (in ``dtype``), weight and bias in operations that differentiate, for h past the mask."""
     window, training, _, eps = batch
     z = convolve2d(x, conv_weight, None, *window)
     grad_z, grad_weight, grad_bias = batch_norm_grad(h, z, weight, mean, invstd, training, eps)
     grad_x = conv2d_input_grad(grad_z, conv_weight, tuple(x.shape), *window)
-    return grad_x, conv2d_weight_grad(grad_z, x, tuple(conv_weight.shape), *window), grad_weight, grad_bias
+    grad_conv = conv2d_weight_grad(grad_z, x, tuple(conv_weight.shape), *window, dtype=dtype)
+    return grad_x, grad_conv, grad_weight, grad_bias
 
 
 def _producer(x: Tensor) -> OpNode | None:
@@ -62,7 +63,10 @@ def _below(x: Tensor, producer: OpNode) -> Below:
     assert producer.saved is not None
     through_relu = "winners" if "winners" in producer.saved else "z"  # of a map behind a pooling, what it let through
     z, mean, invstd = (producer.saved[name].unpack(producer)._data for name in (through_relu, "mean", "invstd"))
-    return Below(x._data, z, mean, invstd)
+    weight = producer.saved["weight"]
+    n, _, height, width = producer.outputs[producer.op.outputs.index("z")].shape
+    given = None if weight is None else weight.unpack(producer)._data
+    return Below(x._data, z, mean, invstd, given, n * height * width)
 
 
 def input_gradient(
@@ -85,6 +89,8 @@ def input_gradient(
     return grad_x
 
 
-def weight_gradient(grad_z: Buffer | None, x: Tensor, conv_weight: Tensor, window: Window) -> Tensor:
+def weight_gradient(
+    grad_z: Buffer | None, x: Tensor, conv_weight: Tensor, window: Window, dtype: memory.dtype | None
+) -> Tensor:
     assert grad_z is not None
-    return wrap(conv2d.conv2d_weight_grad(grad_z, x._data, tuple(conv_weight.shape), *window))
+    return wrap(conv2d.conv2d_weight_grad(grad_z, x._data, tuple(conv_weight.shape), *window, dtype=dtype))

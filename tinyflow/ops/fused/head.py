@@ -9,7 +9,7 @@ from typing import Any
 
 from tinyflow.autocast_mode import HALF
 from tinyflow.autograd.grad_mode import is_grad_enabled
-from tinyflow.kernels import fused
+from tinyflow.kernels import fused, memory
 from tinyflow.kernels.fused.convolution import Window
 from tinyflow.kernels.memory import Buffer
 from tinyflow.ops.arithmetic import where
@@ -47,19 +47,20 @@ def _gradients(
     invstd: Any,
     passed: Any,
     batch: Batch,
+    conv_weight_grad_dtype: memory.dtype | None,
     needs: tuple[bool, ...],
 ) -> tuple[Any, ...]:
     norm = (mean._data, invstd._data, unwrap(weight), unwrap(bias))
     if is_grad_enabled():
         y = wrap(fused.normalise_act(z._data, norm, residual._data))
         h = where(y <= 0, 0.0, g / (y.shape[2] * y.shape[3]))
-        return *composed(h, x, conv_weight, weight, mean, invstd, batch), h
+        return *composed(h, x, conv_weight, weight, mean, invstd, batch, conv_weight_grad_dtype), h
     need_z = needs[0] or needs[1]
     grad_z, grad_weight, grad_bias, h = fused.normalise_mean_grad(
         g._data, z._data, residual._data, norm, passed._data, batch.training, need_z, needs[4]
     )
     grad_x = input_gradient(grad_z, x, conv_weight, batch.window) if needs[0] else None
-    grad_conv = weight_gradient(grad_z, x, conv_weight, batch.window) if needs[1] else None
+    grad_conv = weight_gradient(grad_z, x, conv_weight, batch.window, conv_weight_grad_dtype) if needs[1] else None
     return grad_x, grad_conv, wrap(grad_weight), wrap(grad_bias), wrap(h)
 
 

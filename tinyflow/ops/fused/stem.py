@@ -11,7 +11,7 @@ from typing import Any
 from tinyflow import autocast_mode
 from tinyflow.autocast_mode import HALF
 from tinyflow.autograd.grad_mode import carries_tangents, is_grad_enabled
-from tinyflow.kernels import fused
+from tinyflow.kernels import fused, memory
 from tinyflow.kernels.fused import convolution
 from tinyflow.kernels.fused.convolution import Window
 from tinyflow.kernels.fused.normalise import RELU
@@ -60,6 +60,7 @@ def _pool_gradients(
     batch: Batch,
     delivery: Delivery,
     act: str,
+    conv_weight_grad_dtype: memory.dtype | None,
     needs: tuple[bool, ...],
 ) -> tuple[Any, ...]:
     window, training, _, _ = batch
@@ -67,20 +68,22 @@ def _pool_gradients(
     if is_grad_enabled():
         h = max_pool2d_input_grad(g, taps, tuple(z.shape), *_POOL)
         h = where(wrap(fused.normalise_act(z._data, norm)) <= 0, 0.0, h)
-        return composed(h, x.to(conv_weight.dtype), conv_weight, weight, mean, invstd, batch)
+        rounded = x.to(conv_weight.dtype)
+        return composed(h, rounded, conv_weight, weight, mean, invstd, batch, conv_weight_grad_dtype)
     sums = delivery.take(g)
     pooled = g._data, y._data, taps._data, winners._data
     if folded is not None and training and not needs[0] and needs[1]:
         made = convolution.stem_grad(
-            *pooled, z._data, norm, tuple(x.shape), folded._data, tuple(conv_weight.shape), window, sums
-        )
+            *pooled, z._data, norm, tuple(x.shape), folded._data, tuple(conv_weight.shape), window, sums,
+            conv_weight_grad_dtype,
+        )  # fmt: skip
         return None, *map(wrap, made)
     need_x = needs[0] or needs[1]
     grad_z, grad_weight, grad_bias = fused.normalise_pool_grad(
-        g._data, taps._data, winners._data, z._data, norm, training, need_x, sums
+        g._data, taps._data, winners._data, z._data, norm, training, need_x, None if sums is None else sums[:2]
     )
     grad_x = input_gradient(grad_z, x, conv_weight, window) if needs[0] else None
-    grad_conv = weight_gradient(grad_z, x, conv_weight, window) if needs[1] else None
+    grad_conv = weight_gradient(grad_z, x, conv_weight, window, conv_weight_grad_dtype) if needs[1] else None
     return grad_x, grad_conv, wrap(grad_weight), wrap(grad_bias)
 
 
