@@ -139,7 +139,6 @@ _SHIPPED = (
     boxed((256, 1, 1), 128, 64, warps=8, stages=3),
     boxed((128, 1, 1), 256, 64, warps=8, stages=3),
     boxed((128, 1, 1), 128, 64, warps=8, stages=4),
-    boxed((1, 1, 256), 128, 64, warps=8, stages=3),
     boxed((1, 1, 128), 128, 64, warps=8, stages=4),
     boxed((1, 1, 128), 64, 64, warps=4, stages=4),
 )

@@ -134,11 +134,12 @@ def variants() -> Iterator[tuple[str, Configs, Call]]:
     )
 
     image = torch.empty(stem.x_shape, dtype=torch.bfloat16, device="meta")
-    yield (
-        "7x7, bias, ReLU, pool",
-        pooled_stem.pooled_stem_configs,
-        lambda: pooled_stem.pooled_stem(stem, image, _image(*stem.weight_shape), _vector(64)),
-    )
+    if pooled_stem.suits(stem, image.device):
+        yield (
+            "7x7, bias, ReLU, pool",
+            pooled_stem.pooled_stem_configs,
+            lambda: pooled_stem.pooled_stem(stem, image, _image(*stem.weight_shape), _vector(64)),
+        )
 
     folded = torch.empty(batch, 115, 115, 16, dtype=torch.bfloat16, device="meta")
     yield (
