@@ -246,7 +246,8 @@ def _tile(images: int, columns: int, k: int, warps: int, strip: int = 14, stages
     return Config(blocks, num_warps=warps, num_stages=stages)
 
 
-_HALF_TYPE = (_tile(1, 64, 64, 4), _tile(2, 64, 64, 8), _tile(4, 16, 64, 4), _tile(16, 8, 64, 8))
+#: Of 64 pixels, so that two programs share a multiprocessor of sm_90; 128 have more than the 64 KiB of gfx942.
+_HALF_TYPE = (_tile(1, 64, 64, 4), _tile(4, 16, 64, 4))
 _WIDE_TYPE = _tile(1, 64, 16, 4, stages=1)
 _SHIPPED = (*_HALF_TYPE, _WIDE_TYPE)
 
