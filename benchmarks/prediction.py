@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import figures
+from tinyflow.kernels.conv2d.times import CLOCK, CYCLES, REFILL
 from tinyflow.profiler import known_ceilings
 from tinyflow.serialization import replacing
 
@@ -45,12 +46,12 @@ GOALS = {"training": 9.1, "inference": 1.97}
 class Assumed:
     """What no file says, since nothing has measured it here."""
 
-    clock: float = 1.755e9
+    clock: float = CLOCK
     cache_bandwidth: float = 6.5e12  # of reads that hit the second-level cache
-    cycles_a_warp: float = 4.0  # between two instructions of a warp
+    cycles_a_warp: float = CYCLES  # between two instructions of a warp
     instructions_a_cycle: float = 3.2  # of a multiprocessor
     latency: float = 0.6e-6  # of a load from memory
-    refill: float = 0.8e-6  # of a pipeline, from one tile to the next
+    refill: float = REFILL  # of a pipeline, from one tile to the next
     start: float = 2.0e-6  # of a launch in a device graph, until all programs are on their way
 
 

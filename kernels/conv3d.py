@@ -135,7 +135,7 @@ def _windows(x: Buffer, groups: int, walk: _Walk, copied: bool = False) -> Buffe
         return _images(x)
     per_group = c // groups
     shape = (n * walk.count, groups * walk.taps * per_group, h, w)
-    out = memory.empty(shape, x.dtype, x.device, strides.channels_last_strides(shape))
+    out = strides.empty_channels_last(shape, x.dtype, x.device)
     to = strides.contiguous_strides((n, walk.count, h, w, groups, walk.taps, per_group))
     st = x.stride()
     source = (st[0], walk.step * st[2], st[3], st[4], per_group * st[1], st[1])
@@ -255,7 +255,7 @@ def conv3d_input_grad(
     if depth.stride == 1:
         return _volume(_input_grad_phase(grad, weight, x_shape, depth, groups, 0, allow_tf32), n, d)
     shape = (n * d, c, h, w)
-    out = _volume(memory.empty(shape, grad.dtype, grad.device, strides.channels_last_strides(shape)), n, d)
+    out = _volume(strides.empty_channels_last(shape, grad.dtype, grad.device), n, d)
     for phase in range(min(depth.stride, d)):
         count = len(range(phase, d, depth.stride))
         st = out.stride()

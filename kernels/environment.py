@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-_YES = ("1", "true", "yes", "on", "y")
+#: Words for yes, in any case; Triton takes the same for its own variables.
+YES = ("1", "true", "yes", "on", "y")
 _NO = ("0", "false", "no", "off", "n")
 
 
@@ -44,9 +45,9 @@ def flag(name: str) -> bool:
         ValueError: for another word.
     """
     value = _value(name).lower()
-    if value and value not in _YES + _NO:
-        raise ValueError(f"{name} must be one of {', '.join(_YES)}, or of {', '.join(_NO)}, got {value!r}")
-    return value in _YES
+    if value and value not in YES + _NO:
+        raise ValueError(f"{name} must be one of {', '.join(YES)}, or of {', '.join(_NO)}, got {value!r}")
+    return value in YES
 
 
 def integer(name: str, least: int | None = None) -> int | None:

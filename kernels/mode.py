@@ -12,7 +12,6 @@ import sys
 from tinyflow.kernels import environment, memory
 
 _ENVIRONMENT = "TRITON_INTERPRET"
-_TRUE = ("1", "true", "yes", "on", "y")
 
 
 def _triton_was_imported_to_compile() -> bool:
@@ -25,7 +24,7 @@ def _settle() -> bool:
     if requested is None:
         interpret = not memory.gpu_available()
     else:
-        interpret = requested.lower() in _TRUE
+        interpret = requested.lower() in environment.YES
     if interpret and _triton_was_imported_to_compile():
         raise RuntimeError(
             "tinyflow found no GPU and needs Triton's interpreter, but triton was already imported in compiled mode. "

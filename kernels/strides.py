@@ -53,6 +53,11 @@ def channels_last_strides(shape: Sequence[int]) -> Shape:
     return (h * w * c, 1, w * c, c)
 
 
+def empty_channels_last(shape: Sequence[int], dtype: memory.dtype, device: memory.device) -> Buffer:
+    """New memory for a logical (N, C, H, W) that lies as (N, H, W, C)."""
+    return memory.empty(shape, dtype, device, channels_last_strides(shape))
+
+
 def is_channels_last(x: Buffer) -> bool:
     """True if a 4-d buffer lies densely as (N, H, W, C); strides of dimensions of size 1 do not matter."""
     return x.dim() == 4 and all(

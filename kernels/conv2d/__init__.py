@@ -34,10 +34,6 @@ def _precision(x: Buffer, allow_tf32: bool | None) -> str:
     return input_precision(x.dtype, tf32.convolution if allow_tf32 is None else allow_tf32)
 
 
-def _channels_last(shape: Sequence[int], like: Buffer) -> Buffer:
-    return memory.empty(shape, like.dtype, like.device, strides.channels_last_strides(shape))
-
-
 def conv2d(
     x: Buffer,
     weight: Buffer,
@@ -79,7 +75,7 @@ def conv2d(
         return box_conv2d(found, for_boxes(x), for_boxes(weight), None if bias is None else contiguous(bias))[0]
     if path == dispatch.STEM:
         return stem_conv2d(found, fold_image(found, x), weight, None if bias is None else contiguous(bias))[0]
-    out = _channels_last(found.out_shape, x)
+    out = strides.empty_channels_last(found.out_shape, x.dtype, x.device)
     return correlate(
         out,
         x,
@@ -131,7 +127,7 @@ def conv2d_input_grad(
     check_grad("conv2d_input_grad", grad.shape, found)
     if dispatch.input_grad(found, grad.dtype, grad.device) == dispatch.BOX:
         return box_conv2d_input_grad(found, for_boxes(grad), for_boxes(weight))[0]
-    out = _channels_last(found.x_shape, grad)
+    out = strides.empty_channels_last(found.x_shape, grad.dtype, grad.device)
     cost = Cost(found.flops, nbytes(out, grad, weight))
     for row in range(min(found.stride[0], found.x_shape[2])):
         for column in range(min(found.stride[1], found.x_shape[3])):

@@ -239,7 +239,7 @@ def box_conv2d(
 
     FLOPs: 2·N·K·P·Q·C·R·S. Bytes: every operand read and every result written once.
     """
-    y = memory.empty(found.out_shape, x.dtype, x.device, strides.channels_last_strides(found.out_shape))
+    y = strides.empty_channels_last(found.out_shape, x.dtype, x.device)
     cost = Cost(found.flops, nbytes(weight, bias, residual, y) + found.bytes_read(x))
     if shortcut is not None:
         read = nbytes(shortcut.weight, shortcut.bias) + shortcut.found.bytes_read(shortcut.x)

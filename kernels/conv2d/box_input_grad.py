@@ -213,7 +213,7 @@ def box_conv2d_input_grad(
 
     FLOPs: 2·N·K·P·Q·C·R·S. Bytes: every operand read and every result written once.
     """
-    g = memory.empty(found.x_shape, grad.dtype, grad.device, strides.channels_last_strides(found.x_shape))
+    g = strides.empty_channels_last(found.x_shape, grad.dtype, grad.device)
     cost = Cost(found.flops, nbytes(grad, weight, residual, x, y, g))
     target, stride = g, found.stride[0]
     if found.kernel == found.stride == (1, 1) and found.padding == ((0, 0), (0, 0)):

@@ -304,7 +304,7 @@ def stem_conv2d(
     Returns y (N, K, P, Q), channels-last, and the rows of statistics or None. FLOPs: 2·N·K·P·Q·C·R·S counted, 16·16 /
     (C·R·S) times as many done. Bytes: folded, weight, bias and y once.
     """
-    y = memory.empty(found.out_shape, folded.dtype, folded.device, strides.channels_last_strides(found.out_shape))
+    y = strides.empty_channels_last(found.out_shape, folded.dtype, folded.device)
     n, q = found.out_shape[0], found.out_shape[3]
     rows = convolve_boxes(
         chosen_config(stem_conv2d_configs, y, WINDOW, 1),
@@ -365,7 +365,7 @@ def stem_conv2d_weight_grad(found: Geometry, grad: Buffer, folded: Buffer, dtype
 def unfold_sum(found: Geometry, partial: Buffer, dtype: memory.dtype) -> Buffer:
     """The weight gradient (K, C, R, S) from partial sums (programs, K, rows of cells, window), added in order."""
     programs, k, taps, _ = partial.shape
-    out = memory.empty(found.weight_shape, dtype, partial.device, strides.channels_last_strides(found.weight_shape))
+    out = strides.empty_channels_last(found.weight_shape, dtype, partial.device)
     config = unfold_sum_configs(dtype, size=out.numel())
     launch(
         _unfold_sum_kernel,

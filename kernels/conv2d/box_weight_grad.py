@@ -150,15 +150,13 @@ def box_conv2d_weight_grad(
     FLOPs: 2·N·K·P·Q·C·9. Bytes: every operand read and every result written once, partial sums written and read besides.
     """
     if grad is None:
-        grad = memory.empty(found.out_shape, x.dtype, x.device, strides.channels_last_strides(found.out_shape))
+        grad = strides.empty_channels_last(found.out_shape, x.dtype, x.device)
     images, k, p, q = found.out_shape
     c = x.shape[1]
     config = box_conv2d_weight_grad_configs(x.dtype, images=images, height=p, width=q)
     tn, th, tw, bk, bc = (config.blocks[name] for name in ("TN", "TH", "TW", "BLOCK_K", "BLOCK_C"))
     programs = min(cdiv(images, tn) * cdiv(p, th) * cdiv(q, tw), hardware.multiprocessors(x.device))
-    out = memory.empty(
-        found.weight_shape, dtype or x.dtype, x.device, strides.channels_last_strides(found.weight_shape)
-    )
+    out = strides.empty_channels_last(found.weight_shape, dtype or x.dtype, x.device)
     partial = memory.empty((programs, *found.weight_shape), memory.float32, x.device, (out.numel(), *out.stride()))
     launch(
         _box_conv2d_weight_grad_kernel,

@@ -349,7 +349,7 @@ def with_border(x: Buffer, sizes: Pair, kernel: Pair, stride: Pair, start: Pair,
         x = elementwise.channels_last(x)
     n, c, h, w = x.shape
     shape = n, c, before[0] + h + after[0], before[1] + w + after[1]
-    bordered = memory.empty(shape, x.dtype, x.device, strides.channels_last_strides(shape))
+    bordered = strides.empty_channels_last(shape, x.dtype, x.device)
     elementwise.fill(bordered, 0)
     steps = bordered.stride()
     interior = int(bordered.storage_offset()) + before[0] * steps[2] + before[1] * steps[3]

@@ -36,28 +36,15 @@ def _positions(tap, padding, size, out_size, STRIDE: tl.constexpr, TAPS: tl.cons
 
 
 @triton.jit
-def _steps_of_taps(group, batches, H, W, P, Q, top, left, S: tl.constexpr, STRIDE: tl.constexpr, TAPS: tl.constexpr):
+def _steps_of_taps(group, sizes, S: tl.constexpr, STRIDE: tl.constexpr, TAPS: tl.constexpr):
+    batches, _, H, W, _, P, Q, top, left = sizes
     _, rows = _positions(group * TAPS // S, top, H, P, STRIDE, 1)
     _, columns = _positions(group * TAPS % S, left, W, Q, STRIDE, TAPS)
     return rows * columns * batches
 
 
 @triton.jit
-def _segment_at(
-    step,
-    per_tile,
-    batches,
-    H,
-    W,
-    P,
-    Q,
-    top,
-    left,
-    R: tl.constexpr,
-    S: tl.constexpr,
-    STRIDE: tl.constexpr,
-    TAPS: tl.constexpr,
-):
+def _segment_at(step, per_tile, sizes, R: tl.constexpr, S: tl.constexpr, STRIDE: tl.constexpr, TAPS: tl.constexpr):
     """The tile and the group of TAPS taps that a step belongs to, their first step, and how many they have."""
     tile = step // per_tile
     within = step % per_tile
@@ -66,7 +53,7 @@ def _segment_at(
     count = tl.cast(0, tl.int32)
     at = tl.cast(0, tl.int32)
     for t in tl.range(R * S // TAPS):
-        steps = _steps_of_taps(t, batches, H, W, P, Q, top, left, S, STRIDE, TAPS)
+        steps = _steps_of_taps(t, sizes, S, STRIDE, TAPS)
         here = (within >= at) & (within < at + steps)
         group = tl.where(here, t, group)
         first = tl.where(here, at, first)
@@ -93,15 +80,7 @@ def _stream_conv2d_weight_grad_kernel(
     steps,
     per_tile,
     segments,
-    batches,
-    C,
-    H,
-    W,
-    K,
-    P,
-    Q,
-    top,
-    left,
+    sizes,  # batches, C, H, W, K, P, Q, top, left
     R: tl.constexpr,
     S: tl.constexpr,
     STRIDE: tl.constexpr,
@@ -110,14 +89,13 @@ def _stream_conv2d_weight_grad_kernel(
     BLOCK_C: tl.constexpr,
     TAPS: tl.constexpr,
 ):
+    batches, C, H, W, K, P, Q, top, left = sizes
     program = tl.program_id(0)
     step = _first_step(program, steps, tl.num_programs(0))
     end = _first_step(program + 1, steps, tl.num_programs(0))
     at = tl.arange(0, BLOCK_K)[:, None] * BLOCK_C + tl.arange(0, BLOCK_C)[None, :]
     for segment in tl.range(segments):
-        tile, group, first, count = _segment_at(
-            tl.minimum(step, steps - 1), per_tile, batches, H, W, P, Q, top, left, R, S, STRIDE, TAPS
-        )
+        tile, group, first, count = _segment_at(tl.minimum(step, steps - 1), per_tile, sizes, R, S, STRIDE, TAPS)
         r = group * TAPS // S
         s = group * TAPS % S
         tiles_k = tl.cdiv(K, BLOCK_K)
@@ -159,15 +137,7 @@ def _stream_sum_kernel(
     per_tile,
     segments,
     programs,
-    batches,
-    C,
-    H,
-    W,
-    K,
-    P,
-    Q,
-    top,
-    left,
+    sizes,  # batches, C, H, W, K, P, Q, top, left
     R: tl.constexpr,
     S: tl.constexpr,
     STRIDE: tl.constexpr,
@@ -178,18 +148,19 @@ def _stream_sum_kernel(
     PARTS: tl.constexpr,
 ):
     GROUPS: tl.constexpr = R * S // TAPS
+    _, C, _, _, K, _, _, _, _ = sizes
     tile = tl.program_id(0) // (R * S)
     tap = tl.program_id(0) % (R * S)
     group = tap // TAPS
     begin = tile * per_tile
     for t in tl.range(group):
-        begin += _steps_of_taps(t, batches, H, W, P, Q, top, left, S, STRIDE, TAPS)
-    count = _steps_of_taps(group, batches, H, W, P, Q, top, left, S, STRIDE, TAPS)
+        begin += _steps_of_taps(t, sizes, S, STRIDE, TAPS)
+    count = _steps_of_taps(group, sizes, S, STRIDE, TAPS)
     first = ((tl.cast(begin + 1, tl.int64) * programs - 1) // steps).to(tl.int32)
     last = ((tl.cast(begin + count, tl.int64) * programs - 1) // steps).to(tl.int32)
     # the first program may come from tiles and taps before; all that follow begin here
     start = _first_step(first, steps, programs)
-    its_tile, its_group, _, _ = _segment_at(start, per_tile, batches, H, W, P, Q, top, left, R, S, STRIDE, TAPS)
+    its_tile, its_group, _, _ = _segment_at(start, per_tile, sizes, R, S, STRIDE, TAPS)
     before = (tile - its_tile) * GROUPS + group - its_group
     row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, BLOCK_C)
@@ -324,9 +295,7 @@ def stream_conv2d_weight_grad(found: Geometry, grad: Buffer, x: Buffer, dtype: m
     programs = min(hardware.multiprocessors(x.device), steps)
     segments = cdiv(cdiv(steps, programs), min(groups) * batches) + 1
     partial = memory.empty((programs, segments, together, bk, bc), memory.float32, x.device)
-    out = memory.empty(
-        found.weight_shape, dtype or x.dtype, x.device, strides.channels_last_strides(found.weight_shape)
-    )
+    out = strides.empty_channels_last(found.weight_shape, dtype or x.dtype, x.device)
     sizes = batches, c, h, w, k, p, q, found.padding[0][0], found.padding[1][0]
     window = {"R": found.kernel[0], "S": found.kernel[1], "STRIDE": found.stride[0]}
     # the least: one sum for each tile and tap. Where a program's share ends a sum more is left, for the second-level cache
@@ -340,7 +309,7 @@ def stream_conv2d_weight_grad(found: Geometry, grad: Buffer, x: Buffer, dtype: m
         steps,
         per_tile,
         segments,
-        *sizes,
+        sizes,
         config=config,
         cost=Cost(found.flops, nbytes(grad) + found.bytes_read(x) + partial_bytes),
         device=x.device,
@@ -358,7 +327,7 @@ def stream_conv2d_weight_grad(found: Geometry, grad: Buffer, x: Buffer, dtype: m
         per_tile,
         segments,
         programs,
-        *sizes,
+        sizes,
         config=Config(
             {"BLOCK_K": bk, "BLOCK_C": bc, "TAPS": together, "ROWS": rows, "PARTS": parts}, num_warps=4, num_stages=1
         ),

@@ -10,25 +10,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from tinyflow.kernels import ceilings
 from tinyflow.kernels.launch import Config
 
-#: Of an H100, for one of its 132 multiprocessors: FLOP/s of a large half-precision product and bytes/s of a large copy, as
-#: measured (``ceilings.json``).
-PRODUCTS, MEMORY = 798e12 / 132, 3.0e12 / 132
+_GPU = ceilings.known()["h100"]
+
+#: For one multiprocessor: FLOP/s of a large half-precision product and bytes/s of a large copy, as measured.
+PRODUCTS, MEMORY = _GPU.flops["bfloat16"] / _GPU.multiprocessors, _GPU.bandwidth / _GPU.multiprocessors
+
+#: Cycles a second, and those between two instructions of a warp, assumed.
+CLOCK, CYCLES = 1.755e9, 4
 
 #: Bytes/s of boxes through the second-level cache, assumed: 4 TB/s is about what the best known convolution of few channels
 #: reaches, 9 what 5,120 bytes a cycle at 1.755 GHz come to, 6.5 is half-way.
-CACHE_RATES = tuple(rate / 132 for rate in (4.0e12, 6.5e12, 9.0e12))
+CACHE_RATES = tuple(rate / _GPU.multiprocessors for rate in (4.0e12, 6.5e12, 9.0e12))
 
 #: Seconds from the last box of a tile to the first of the next, assumed: a load from memory and a bit.
 REFILL = 0.8e-6
 
 #: Seconds for each element of a tile between its products and the next tile's, from instructions: some 900 of each of eight
 #: warps for 128×256 elements, two a cycle.
-WRITE = 8 * 900 / (2 * 1.755e9) / (128 * 256)
+WRITE = 8 * 900 / (2 * CLOCK) / (128 * 256)
 
 #: Seconds of a turn of a loop over boxes, from instructions: some 160 of each warp, one in four cycles.
-TURN = 4 * 160 / 1.755e9
+TURN = CYCLES * 160 / CLOCK
 
 #: How much of what overlaps with something longer is not hidden by it, assumed.
 SEEN = 0.1

@@ -285,9 +285,7 @@ def weight_grad(found: Geometry, grad: Buffer, x: Buffer, precision: str, dtype:
         x: (N, C, H, W), any strides.
         dtype: of the result; default: that of ``x``.
     """
-    out = memory.empty(
-        found.weight_shape, dtype or x.dtype, x.device, strides.channels_last_strides(found.weight_shape)
-    )
+    out = strides.empty_channels_last(found.weight_shape, dtype or x.dtype, x.device)
     if out.numel() == 0:
         return out
     images, filters, p, q = found.out_shape

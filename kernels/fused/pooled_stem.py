@@ -44,15 +44,21 @@ def _filters(weight_ptr, k, K, c, weight_strides, INDEX, R, S, FIRST, ROWS, COLU
 
 
 @triton.jit
-def _channel_filters(weight_ptr, k, K, c, weight_strides, INDEX, R, S, SKIP, ROWS, REST):
-    """A channel's weights for the three pieces of a window: those of the even column, and those of the odd one."""
+def _window_filters(weight_ptr, k, K, c, weight_strides, INDEX, R, S, FIRST, ROWS, REST):
+    """A channel's weights for the three pieces, the first of which begins with column FIRST of the kernel."""
     return (
-        _filters(weight_ptr, k, K, c, weight_strides, INDEX, R, S, -SKIP, ROWS, 4),
-        _filters(weight_ptr, k, K, c, weight_strides, INDEX, R, S, 4 - SKIP, ROWS, 4),
-        _filters(weight_ptr, k, K, c, weight_strides, INDEX, R, S, 8 - SKIP, ROWS, REST),
-        _filters(weight_ptr, k, K, c, weight_strides, INDEX, R, S, -2 - SKIP, ROWS, 4),
-        _filters(weight_ptr, k, K, c, weight_strides, INDEX, R, S, 2 - SKIP, ROWS, 4),
-        _filters(weight_ptr, k, K, c, weight_strides, INDEX, R, S, 6 - SKIP, ROWS, REST),
+        _filters(weight_ptr, k, K, c, weight_strides, INDEX, R, S, FIRST, ROWS, 4),
+        _filters(weight_ptr, k, K, c, weight_strides, INDEX, R, S, FIRST + 4, ROWS, 4),
+        _filters(weight_ptr, k, K, c, weight_strides, INDEX, R, S, FIRST + 8, ROWS, REST),
+    )
+
+
+@triton.jit
+def _channel_filters(weight_ptr, k, K, c, weight_strides, INDEX, R, S, SKIP, ROWS, REST):
+    """A channel's weights for the even column, and for the odd one."""
+    return (
+        _window_filters(weight_ptr, k, K, c, weight_strides, INDEX, R, S, -SKIP, ROWS, REST),
+        _window_filters(weight_ptr, k, K, c, weight_strides, INDEX, R, S, -2 - SKIP, ROWS, REST),
     )
 
 
@@ -86,15 +92,15 @@ def _with_channel(
 ):
     """The two columns with one channel more."""
     x = _piece(x_ptr, plane, exists, h, w, H, W, x_strides, INDEX, R, ROWS, 4)
-    even = _with_piece(even, x, weights[0], S, -SKIP, ROWS, 4, PRECISION)
-    odd = _with_piece(odd, x, weights[3], S, -2 - SKIP, ROWS, 4, PRECISION)
+    even = _with_piece(even, x, weights[0][0], S, -SKIP, ROWS, 4, PRECISION)
+    odd = _with_piece(odd, x, weights[1][0], S, -2 - SKIP, ROWS, 4, PRECISION)
     x = _piece(x_ptr, plane, exists, h, w + 4, H, W, x_strides, INDEX, R, ROWS, 4)
-    even = _with_piece(even, x, weights[1], S, 4 - SKIP, ROWS, 4, PRECISION)
-    odd = _with_piece(odd, x, weights[4], S, 2 - SKIP, ROWS, 4, PRECISION)
+    even = _with_piece(even, x, weights[0][1], S, 4 - SKIP, ROWS, 4, PRECISION)
+    odd = _with_piece(odd, x, weights[1][1], S, 2 - SKIP, ROWS, 4, PRECISION)
     if SKIP + S > 6:
         x = _piece(x_ptr, plane, exists, h, w + 8, H, W, x_strides, INDEX, R, ROWS, REST)
-        even = _with_piece(even, x, weights[2], S, 8 - SKIP, ROWS, REST, PRECISION)
-        odd = _with_piece(odd, x, weights[5], S, 6 - SKIP, ROWS, REST, PRECISION)
+        even = _with_piece(even, x, weights[0][2], S, 8 - SKIP, ROWS, REST, PRECISION)
+        odd = _with_piece(odd, x, weights[1][2], S, 6 - SKIP, ROWS, REST, PRECISION)
     return even, odd
 
 
@@ -302,7 +308,7 @@ def pooled_stem(found: Geometry, x: Buffer, weight: Buffer, bias: Buffer) -> Buf
     """
     n, k, p, q = found.out_shape
     shape = (n, k, cdiv(p, 2), cdiv(q, 2))
-    y = memory.empty(shape, x.dtype, x.device, strides.channels_last_strides(shape))
+    y = strides.empty_channels_last(shape, x.dtype, x.device)
     if y.numel() == 0:
         return y
     (r, s), (top, left) = found.kernel, (-found.start[0], -found.start[1])

@@ -20,7 +20,7 @@ _MODE = "TRITON_INTERPRET"
 
 
 def _implementation() -> ModuleType:
-    if os.environ.get(_MODE, "").lower() not in ("1", "true", "yes", "on", "y"):
+    if os.environ.get(_MODE, "").lower() not in environment.YES:
         raise RuntimeError(
             f"tinyflow.kernels.interpreter.install: {_MODE} is not set, so Triton compiles kernels in this process. "
             f"Set {_MODE}=1 before triton is imported."

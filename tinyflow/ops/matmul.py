@@ -27,14 +27,9 @@ __all__ = [
 FUNCTIONAL = ["linear"]
 
 
-def _factor(g: Tensor, other: Tensor) -> Tensor:
-    """The gradient of a product, which may be wider than its factors, as a factor beside ``other``."""
-    return g if g.dtype == other.dtype else g.to(other.dtype)
-
-
 def _left_grad(g: Tensor, b: Tensor, allow_tf32: bool | None, a_grad_dtype: memory.dtype | None) -> Tensor:
-    """The gradient of ``a`` in ``a @ b``."""
-    return product(_factor(g, b), matrix_transpose(b), None, allow_tf32, a_grad_dtype)
+    """The gradient of ``a`` in ``a @ b``; g may be wider than the factors."""
+    return product(g.to(b.dtype), matrix_transpose(b), None, allow_tf32, a_grad_dtype)
 
 
 def _right_grad(
@@ -43,7 +38,7 @@ def _right_grad(
     """The gradient of ``b`` in ``a @ b``; a matrix that a whole batch shares sums over it within one product."""
     if len(b_shape) == 2 and len(a.shape) > 2:
         a, g = reshape(a, -1, a.shape[-1]), reshape(g, -1, g.shape[-1])
-    return product(matrix_transpose(a), _factor(g, a), None, allow_tf32, b_grad_dtype)
+    return product(matrix_transpose(a), g.to(a.dtype), None, allow_tf32, b_grad_dtype)
 
 
 product: Op = define(

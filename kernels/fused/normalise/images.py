@@ -60,4 +60,4 @@ def check_images(op: str, x: Buffer, *like_x: Buffer | None, **channels: Buffer 
 
 def image(shape: tuple[int, ...] | memory.Size, like: Buffer) -> Buffer:
     """New channels-last memory of ``like``'s dtype."""
-    return memory.empty(shape, like.dtype, like.device, strides.channels_last_strides(shape))
+    return strides.empty_channels_last(shape, like.dtype, like.device)
