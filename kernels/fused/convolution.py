@@ -242,6 +242,6 @@ def stem_grad(
     grad_weight, grad_bias, affine = sums
     if affine is not None:
         return pooled_stem_weight_grad(found, h, taps, z, affine, folded, dtype), grad_weight, grad_bias
-    grad_z = normalise_pool_grad(h, taps, winners, z, norm, sums=(grad_weight, grad_bias))[0]
+    grad_z = normalise_pool_grad(h, taps, winners, z, norm, sums=sums)[0]
     assert grad_z is not None
     return stem_conv2d_weight_grad(found, for_boxes(grad_z), folded, dtype), grad_weight, grad_bias

@@ -20,7 +20,7 @@ from tinyflow.kernels.batch_norm.operands import dense
 from tinyflow.kernels.batch_norm.plans import interpreter_tile
 from tinyflow.kernels.batch_norm.tiles import channel_values, input_gradient, norm_values, normalised
 from tinyflow.kernels.elementwise import channels_last
-from tinyflow.kernels.fused.normalise import Norm, check_images, image, normalise_act_gradient_sums
+from tinyflow.kernels.fused.normalise import Norm, Sums, check_images, image, normalise_act_gradient_sums
 from tinyflow.kernels.launch import Config, Configs, Cost, cdiv, launch, nbytes, offset_dtype
 from tinyflow.kernels.memory import Buffer
 
@@ -254,7 +254,7 @@ def normalise_pool_grad(
     norm: Norm,
     training: bool = True,
     need_x: bool = True,
-    sums: tuple[Buffer, Buffer] | None = None,
+    sums: Sums | tuple[Buffer, Buffer] | None = None,
 ) -> tuple[Buffer | None, Buffer, Buffer]:
     """The gradients of :func:`normalise_pool`: grad_x (or None) as ``x``, grad_weight and grad_bias.
 
@@ -275,8 +275,8 @@ def normalise_pool_grad(
     grad, taps, x = channels_last(grad), channels_last(taps), channels_last(x)
     given = tuple(dense(v) for v in norm)
     if sums is None:
-        sums = normalise_act_gradient_sums(grad, winners, None, norm)[0][:2]
-    grad_weight, grad_bias = sums
+        sums = normalise_act_gradient_sums(grad, winners, None, norm)[0]
+    grad_weight, grad_bias = sums[:2]
     if not need_x:
         return None, grad_weight, grad_bias
     grad_x = image(x.shape, x)

@@ -180,7 +180,7 @@ def normalise_act_grad(
     act: str = RELU,
     training: bool = True,
     has_residual: bool = False,
-    sums: tuple[Buffer, Buffer] | None = None,
+    sums: Sums | tuple[Buffer, Buffer] | None = None,
     need_x: bool = True,
 ) -> tuple[Buffer | None, Buffer, Buffer, Buffer | None]:
     """The gradients of :func:`normalise_act` (without ``residual_norm``).
@@ -205,8 +205,7 @@ def normalise_act_grad(
     grad, x = channels_last(grad), channels_last(x)
     relu, masks, residual_grad = has_relu(op, act), UNMASKED, None
     if sums is None:
-        found, residual_grad = normalise_act_gradient_sums(grad, x, y, norm, act, has_residual)
-        sums = found[:2]
+        sums, residual_grad = normalise_act_gradient_sums(grad, x, y, norm, act, has_residual)
         if residual_grad is not None:
             grad = residual_grad
         elif relu:
@@ -217,8 +216,9 @@ def normalise_act_grad(
     mean, invstd, weight, bias = (dense(v) for v in norm)
     assert mean is not None and invstd is not None
     norm = (mean, invstd, weight, bias)
-    grad_x = _input_grad(grad, x, norm, masks, sums, training) if need_x else None
-    return grad_x, *sums, residual_grad
+    grad_weight, grad_bias = sums[:2]
+    grad_x = _input_grad(grad, x, norm, masks, (grad_weight, grad_bias), training) if need_x else None
+    return grad_x, grad_weight, grad_bias, residual_grad
 
 
 def _partial_sums(h: Buffer | None, grad: Buffer, x: Buffer, y: Buffer | None, norm: Norm, masks: int) -> Buffer:

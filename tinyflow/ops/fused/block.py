@@ -142,9 +142,8 @@ def _backward(
             affine_grads = wrap(sums.grad_weight), wrap(sums.grad_bias)
             return grad_x, wrap(grad_conv_weight), *affine_grads, g if residual_shape else None
     found, grad_weight, grad_bias, h = fused.normalise_act_grad(
-        g._data, z._data, y._data, norm, act, training, residual_shape != (), None if sums is None else sums[:2],
-        need_x=needs[0] or needs[1],
-    )  # fmt: skip
+        g._data, z._data, y._data, norm, act, training, residual_shape != (), sums, need_x=needs[0] or needs[1]
+    )
     residual_grad = g if h is g._data else wrap(h)
     grad_x = input_gradient(found, x, conv_weight, window, g_shortcut) if needs[0] else None
     grad_conv = weight_gradient(found, x, conv_weight, window, conv_weight_grad_dtype) if needs[1] else None

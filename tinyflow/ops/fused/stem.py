@@ -80,7 +80,7 @@ def _pool_gradients(
         return None, *map(wrap, made)
     need_x = needs[0] or needs[1]
     grad_z, grad_weight, grad_bias = fused.normalise_pool_grad(
-        g._data, taps._data, winners._data, z._data, norm, training, need_x, None if sums is None else sums[:2]
+        g._data, taps._data, winners._data, z._data, norm, training, need_x, sums
     )
     grad_x = input_gradient(grad_z, x, conv_weight, window) if needs[0] else None
     grad_conv = weight_gradient(grad_z, x, conv_weight, window, conv_weight_grad_dtype) if needs[1] else None
