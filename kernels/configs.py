@@ -119,6 +119,9 @@ class Configs:
     GPU has a measured table, that goes before ``choose``; a table's entry counts only if it ships.
 
     ``instead`` has what ships for a major compute capability in place of ``shipped``, where compilers ask for it.
+
+    ``float64`` has what operands of that dtype get in place of each of ``shipped``: tiles of as many elements would not fit
+    registers.
     """
 
     kernel: str
@@ -126,6 +129,7 @@ class Configs:
     choose: Callable[..., Config]
     interpreter: Callable[..., Config]
     instead: Mapping[int, Sequence[Config]] = field(default_factory=dict)
+    float64: Sequence[Config] = ()
     _forced: Config | None = field(default=None, init=False)
     _tables: dict[str, _Table] = field(default_factory=dict, init=False)  # by the GPU's name
     kept: dict[Any, Any] = field(default_factory=dict, init=False)  # what launchers worked out, see settled
@@ -145,7 +149,10 @@ class Configs:
 
     def shipped_for(self, capability: tuple[int, int]) -> Sequence[Config]:
         """All that a GPU of this compute capability may get."""
-        return self.instead.get(capability[0], self.shipped)
+        return [*self.instead.get(capability[0], self.shipped), *self._of_float64()]
+
+    def _of_float64(self) -> list[Config]:
+        return [config for config in self.float64 if config not in self.shipped]
 
     @property
     def settled(self) -> bool:
@@ -165,14 +172,19 @@ class Configs:
             return self.interpreter(**problem), INTERPRETER
         table = self._table(tuned.current_device() if _state.gpu is None else _state.gpu)
         found = table.find(dtype, problem) if table.entries else None
-        return (self.choose(**problem), HEURISTIC) if found is None else (found, TABLE)
+        if found is not None:
+            return found, TABLE
+        config = self.choose(**problem)
+        if self.float64 and dtype == memory.float64:
+            config = self.float64[self.shipped.index(config)]
+        return config, HEURISTIC
 
     def _table(self, gpu: str) -> _Table:
         table = self._tables.get(gpu)
         if table is None:
             entries = tuned.load(gpu).get(self.kernel, {})
             measured = {p: Config(e["blocks"], e["num_warps"], e["num_stages"]) for p, e in entries.items()}
-            ships = [*self.shipped, *(config for configs in self.instead.values() for config in configs)]
+            ships = [*self.shipped, *self.float64, *(config for configs in self.instead.values() for config in configs)]
             table = self._tables[gpu] = _Table({p: c for p, c in measured.items() if c in ships})
         return table
 

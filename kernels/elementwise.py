@@ -168,24 +168,40 @@ def _pointwise_kernel(
     tl.store(out_ptr + out_at, y, mask=mask)
 
 
-_FLAT = Config({"BLOCK_0": 1, "BLOCK_1": 1, "BLOCK_2": 1024})
-_ROWS = Config({"BLOCK_0": 1, "BLOCK_1": 8, "BLOCK_2": 128})
-_TRANSPOSE = Config({"BLOCK_0": 1, "BLOCK_1": 32, "BLOCK_2": 32})
+def _tile_of(rows: int, columns: int) -> Config:
+    return Config({"BLOCK_0": 1, "BLOCK_1": rows, "BLOCK_2": columns})
 
 
-def _choose(sizes: Sequence[int], views: Sequence[Sequence[int]]) -> Config:
-    if any(abs(v[-2]) == 1 and sizes[-2] > 1 for v in views):  # an operand runs across the output's rows
-        return _TRANSPOSE
-    return _FLAT if sizes[-1] >= 512 or sizes[-2] == 1 else _ROWS
+#: A tile along memory, one of short rows, and one for an operand that runs across the output's rows.
+_FLAT, _ROWS, _TRANSPOSE = _tile_of(1, 1024), _tile_of(8, 128), _tile_of(32, 32)
+
+#: The same for what keeps so many registers an element that a thread has them for two, not for eight.
+_FLAT_COSTLY, _ROWS_COSTLY, _TRANSPOSE_COSTLY = _tile_of(1, 256), _tile_of(4, 64), _tile_of(16, 16)
+
+#: FLOPs of an element from which on a function is so costly; one in float64 counts for sixteen.
+_COSTLY_FLOPS = 90
 
 
-def _interpreter(sizes: Sequence[int], views: Sequence[Sequence[int]]) -> Config:
+def _choose(sizes: Sequence[int], views: Sequence[Sequence[int]], costly: bool) -> Config:
+    if any(abs(v[-2]) == 1 and sizes[-2] > 1 for v in views):
+        return _TRANSPOSE_COSTLY if costly else _TRANSPOSE
+    if sizes[-1] >= 512 or sizes[-2] == 1:
+        return _FLAT_COSTLY if costly else _FLAT
+    return _ROWS_COSTLY if costly else _ROWS
+
+
+def _interpreter(sizes: Sequence[int], views: Sequence[Sequence[int]], costly: bool) -> Config:
     b2 = block(sizes[-1])
     b1 = block(sizes[-2], MAX_BLOCK // b2)
     return Config({"BLOCK_0": block(sizes[-3], MAX_BLOCK // (b1 * b2)), "BLOCK_1": b1, "BLOCK_2": b2})
 
 
-pointwise_configs = Configs("_pointwise_kernel", (_FLAT, _ROWS, _TRANSPOSE), _choose, _interpreter)
+pointwise_configs = Configs(
+    "_pointwise_kernel",
+    (_FLAT, _ROWS, _TRANSPOSE, _FLAT_COSTLY, _ROWS_COSTLY, _TRANSPOSE_COSTLY),
+    _choose,
+    _interpreter,
+)
 
 
 def _kind(value: Scalar, compute: Any) -> int:
@@ -256,7 +272,8 @@ def _planned(fn: Any, out: Buffer, operands: Sequence[Operand], compute: Any, fl
     buffers = [x for x in operands if isinstance(x, Buffer)]
     kinds = tuple([BUFFER if isinstance(x, Buffer) else _kind(x, compute) for x in operands])
     sizes, walked = _walk(out.shape, out.stride(), *[(x.shape, x.stride()) for x in buffers])
-    config = pointwise_configs(out.dtype, sizes=sizes, views=walked)
+    costly = flops * (16 if compute is tl.float64 else 1) >= _COSTLY_FLOPS
+    config = pointwise_configs(out.dtype, sizes=sizes, views=walked, costly=costly)
     outer = len(sizes) - 3
     blocks = config.blocks
     grid = strides.numel(sizes[:outer]) * cdiv(sizes[-3], blocks["BLOCK_0"])

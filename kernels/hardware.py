@@ -45,6 +45,11 @@ def multiprocessors(device: memory.device) -> int:
     return _assumed.multiprocessors or memory.multiprocessors(device)
 
 
+def lanes(device: memory.device) -> int:
+    """Threads of a warp: 32 on an NVIDIA GPU, 64 on an AMD one of CDNA, where it is called a wavefront."""
+    return 32 if capability(device)[0] else 64
+
+
 @contextlib.contextmanager
 def assumed(capability: Capability | None = None, multiprocessors: int | None = None) -> Iterator[None]:
     """Answers with these values, for every device, in a block; ``None`` leaves an answer as it is."""

@@ -125,6 +125,7 @@ def _tile(m: int, n: int, k: int, split: int = 1, warps: int = 4, stages: int = 
 _LARGE, _MEDIUM, _SMALL = _tile(128, 128, 64, warps=8), _tile(64, 64, 64), _tile(32, 32, 64)
 _ROWS, _COLUMNS = _tile(16, 64, 64), _tile(64, 16, 64)
 _DEEP, _DEEP_SMALL = _tile(64, 64, 64, split=8), _tile(32, 32, 64, split=16)
+_DEEP_FLOAT32 = _tile(64, 64, 32, split=8)  # whose factors fit registers where float32 has no tensor cores
 _WIDE_TYPE, _WIDE_TYPE_DEEP = _tile(64, 64, 16, stages=2), _tile(32, 32, 32, split=8, stages=2)
 
 #: Fewer programs than this leave a large GPU idle. One number for all devices: the split decides how results round.
@@ -138,7 +139,9 @@ def _choose(m: int, n: int, k: int, batch: int, itemsize: int) -> Config:
     if itemsize == 8:
         return _WIDE_TYPE if programs(_WIDE_TYPE) * 1024 >= k else _WIDE_TYPE_DEEP
     if k >= 2048 and programs(_MEDIUM) < _PROGRAMS // 2:
-        return _DEEP if min(m, n) > 32 else _DEEP_SMALL
+        if min(m, n) <= 32:
+            return _DEEP_SMALL
+        return _DEEP if itemsize == 2 else _DEEP_FLOAT32
     if m <= 16 or n <= 16:
         return _ROWS if m <= n else _COLUMNS
     if itemsize == 2 and programs(_LARGE) >= _PROGRAMS // 2:
@@ -155,7 +158,7 @@ def _interpreter(m: int, n: int, k: int, batch: int, itemsize: int) -> Config:
 
 matmul_configs = Configs(
     "_matmul_kernel",
-    (_LARGE, _MEDIUM, _SMALL, _ROWS, _COLUMNS, _DEEP, _DEEP_SMALL, _WIDE_TYPE, _WIDE_TYPE_DEEP),
+    (_LARGE, _MEDIUM, _SMALL, _ROWS, _COLUMNS, _DEEP, _DEEP_SMALL, _WIDE_TYPE, _WIDE_TYPE_DEEP, _DEEP_FLOAT32),
     _choose,
     _interpreter,
 )

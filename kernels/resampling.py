@@ -199,7 +199,7 @@ def _resample_kernel(
     taps,
     y_strides,
     x_strides,
-    UNROLLED: tl.constexpr,  # how many taps there are in all, or 0 for a loop
+    TOGETHER: tl.constexpr,  # taps in one turn of the loop, a divisor of how many there are
     COMPUTE: tl.constexpr,
     INDEX: tl.constexpr,
     BLOCK_P: tl.constexpr,
@@ -212,24 +212,18 @@ def _resample_kernel(
     o0 = (p // (out_sizes[2] * out_sizes[1])) % out_sizes[0]
     n = p // (out_sizes[2] * out_sizes[1] * out_sizes[0])
     total = tl.zeros([BLOCK_P, BLOCK_C], COMPUTE)
-    if UNROLLED > 0:
-        for k in tl.static_range(UNROLLED):
+    for first in range(0, taps[0] * taps[1] * taps[2], TOGETHER):
+        for k in tl.static_range(TOGETHER):
             total += _weighted_tap(
-                x_ptr, starts_ptr, weights_ptr, k, n, o0, o1, o2, c, channels, p < pixels, sizes, out_sizes, taps,
-                x_strides, COMPUTE, INDEX,
-            )  # fmt: skip
-    else:
-        for k in range(taps[0] * taps[1] * taps[2]):
-            total += _weighted_tap(
-                x_ptr, starts_ptr, weights_ptr, k, n, o0, o1, o2, c, channels, p < pixels, sizes, out_sizes, taps,
-                x_strides, COMPUTE, INDEX,
+                x_ptr, starts_ptr, weights_ptr, first + k, n, o0, o1, o2, c, channels, p < pixels, sizes, out_sizes,
+                taps, x_strides, COMPUTE, INDEX,
             )  # fmt: skip
     at = n * y_strides[0] + o0 * y_strides[2] + o1 * y_strides[3] + o2 * y_strides[4]
     mask = (p < pixels)[:, None] & (c < channels)[None, :]
     tl.store(y_ptr + at[:, None] + (c * y_strides[1])[None, :], total.to(y_ptr.dtype.element_ty), mask=mask)
 
 
-_DEEP = Config({"BLOCK_P": 32, "BLOCK_C": 64})
+_DEEP = Config({"BLOCK_P": 16, "BLOCK_C": 64})
 _SHALLOW = Config({"BLOCK_P": 128, "BLOCK_C": 16})
 _FEW_CHANNELS = Config({"BLOCK_P": 256, "BLOCK_C": 4})
 
@@ -285,7 +279,7 @@ def _apply(x: Buffer, bands: Sequence[_Band | None], out: Buffer) -> None:
         config=config,
         cost=Cost(2 * total * out.numel(), nbytes(x, out)),
         device=x.device,
-        UNROLLED=total if total <= _FUSED_TAPS else 0,
+        TOGETHER=math.gcd(total, 2 if wide else 4),  # whose addresses and elements are all in registers
         COMPUTE=tl.float64 if wide else tl.float32,
         INDEX=offset_dtype(x, out),
     )

@@ -7,7 +7,7 @@ import triton.language as tl
 
 from tinyflow.kernels import dtypes, memory, strides
 from tinyflow.kernels.addressing import float_from_bits
-from tinyflow.kernels.attention.problem import configured, launch_walk, resolve, tile, whole_tile
+from tinyflow.kernels.attention.problem import configured, launch_walk, of_wavefronts, resolve, tile, whole_tile
 from tinyflow.kernels.attention.tiles import (
     LN_2,
     binary_scores,
@@ -109,23 +109,26 @@ _TILES = (
     tile(128, 64, stages=3),
     tile(128, 64, warps=8),
     tile(64, 64),
-    tile(64, 32),
     tile(32, 32),
     tile(32, 32, warps=8),
     tile(16, 16, stages=1),
 )
 
 
-def _choose(queries: int, keys: int, features: int, itemsize: int) -> Config:
+_OF_WAVEFRONTS = of_wavefronts(_TILES, 3)
+
+
+def _choose(queries: int, keys: int, features: int, itemsize: int, lanes: int) -> Config:
     """The longer a head's rows, the fewer of them in a tile. Without tensor cores larger ones would not fit registers."""
+    tiles = _TILES if lanes == 32 else _OF_WAVEFRONTS
     if itemsize > 2:
-        return _TILES[5] if features <= 64 else _TILES[6] if features <= 128 and itemsize == 4 else _TILES[7]
-    if queries <= 32:
-        return _TILES[5]
-    return _TILES[0] if features <= 64 else _TILES[2] if features <= 128 else _TILES[4]
+        return tiles[4] if features <= 64 else tiles[5] if features <= 128 and itemsize == 4 else tiles[6]
+    if queries <= 32 or features > 128:
+        return tiles[4]
+    return tiles[0] if features <= 64 else tiles[2]
 
 
-attention_configs = Configs("_attention_kernel", _TILES, _choose, whole_tile)
+attention_configs = Configs("_attention_kernel", _TILES, _choose, whole_tile, {0: _OF_WAVEFRONTS})
 
 
 def attention(

@@ -7,7 +7,7 @@ import triton.language as tl
 
 from tinyflow.kernels import memory, strides
 from tinyflow.kernels.addressing import float_from_bits
-from tinyflow.kernels.attention.problem import configured, launch_walk, resolve, tile, whole_tile
+from tinyflow.kernels.attention.problem import configured, launch_walk, of_wavefronts, resolve, tile, whole_tile
 from tinyflow.kernels.attention.tiles import (
     LOG2_E,
     binary_scores,
@@ -212,33 +212,40 @@ def _attention_key_grad_kernel(
 
 
 _TILES = (
+    tile(128, 64, warps=8),  # for queries alone
     tile(64, 64),
     tile(64, 32),
-    tile(32, 64),
-    tile(32, 32),
     tile(32, 32, warps=8),
-    tile(16, 16, stages=1),
+    tile(16, 32, warps=8),
+    tile(16, 16, warps=8),
 )
 
 
-def _choose(queries: int, keys: int, features: int, itemsize: int) -> Config:
+_OF_WAVEFRONTS = of_wavefronts(_TILES, 1)
+
+
+def _choose(queries: int, keys: int, features: int, itemsize: int, lanes: int) -> Config:
     """The longer a head's rows, the fewer of them in a tile. Without tensor cores larger ones would not fit registers."""
-    if itemsize > 2:
-        return _TILES[4] if features <= 64 or (features <= 128 and itemsize == 4) else _TILES[5]
-    return _TILES[0] if features <= 128 else _TILES[3]
+    tiles = _TILES if lanes == 32 else _OF_WAVEFRONTS
+    if itemsize == 2:
+        return tiles[1] if features <= 64 else tiles[2] if features <= 128 else tiles[3]
+    if features <= 64:
+        return tiles[3]
+    return tiles[4] if features <= 128 and itemsize == 4 else tiles[5]
 
 
-_WIDE = tile(128, 64, warps=8)
-
-
-def _choose_for_queries(queries: int, keys: int, features: int, itemsize: int) -> Config:
-    return _WIDE if itemsize == 2 and features <= 64 < queries else _choose(queries, keys, features, itemsize)
+def _choose_for_queries(queries: int, keys: int, features: int, itemsize: int, lanes: int) -> Config:
+    if itemsize == 2 and features <= 64 < queries:
+        return _TILES[0] if lanes == 32 else _OF_WAVEFRONTS[0]
+    return _choose(queries, keys, features, itemsize, lanes)
 
 
 attention_query_grad_configs = Configs(
-    "_attention_query_grad_kernel", (_WIDE, *_TILES), _choose_for_queries, whole_tile
+    "_attention_query_grad_kernel", _TILES, _choose_for_queries, whole_tile, {0: _OF_WAVEFRONTS}
 )
-attention_key_grad_configs = Configs("_attention_key_grad_kernel", _TILES, _choose, whole_tile)
+attention_key_grad_configs = Configs(
+    "_attention_key_grad_kernel", _TILES[1:], _choose, whole_tile, {0: _OF_WAVEFRONTS[1:]}
+)
 
 
 def attention_grad(

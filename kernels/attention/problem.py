@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tinyflow.kernels import dtypes, memory, strides
+from tinyflow.kernels import dtypes, hardware, memory, strides
 from tinyflow.kernels.addressing import float_bits
 from tinyflow.kernels.launch import (
     MAX_BLOCK,
@@ -148,10 +149,24 @@ def tile(m: int, n: int, warps: int = 4, stages: int = 2) -> Config:
 def configured(configs: Configs, query: Buffer, problem: Problem) -> Config:
     """The configuration of a kernel for a problem."""
     features = max(problem.blocks().values())
-    return configs(query.dtype, queries=problem.L, keys=problem.S, features=features, itemsize=query.element_size())
+    return configs(
+        query.dtype,
+        queries=problem.L,
+        keys=problem.S,
+        features=features,
+        itemsize=query.element_size(),
+        lanes=hardware.lanes(query.device),
+    )
 
 
-def whole_tile(queries: int, keys: int, features: int, itemsize: int) -> Config:
+def of_wavefronts(tiles: Sequence[Config], stages: int) -> tuple[Config, ...]:
+    """The same tiles for warps of 64 lanes: more than four of them, or more stages, leave a lane too few registers."""
+    return tuple(
+        [dataclasses.replace(c, num_warps=min(c.num_warps, 4), num_stages=min(c.num_stages, stages)) for c in tiles]
+    )
+
+
+def whole_tile(queries: int, keys: int, features: int, itemsize: int, lanes: int) -> Config:
     """For the interpreter: all queries and keys of a head, or as many as a block holds."""
     bm, bn = max(block(queries), 16), max(block(keys), 16)
     while bm * bn > MAX_BLOCK or max(bm, bn) * features > MAX_BLOCK:

@@ -14,7 +14,14 @@ from tinyflow.kernels.batch_norm.finish_statistics import (
     store_statistics,
 )
 from tinyflow.kernels.batch_norm.operands import check_count, check_input, check_parameters, dense, walk_pixels
-from tinyflow.kernels.batch_norm.plans import TILES, choose_tile, interpreter_tile, is_one_program, pixel_splits
+from tinyflow.kernels.batch_norm.plans import (
+    TILES,
+    TILES_OF_FLOAT64,
+    choose_tile,
+    interpreter_tile,
+    is_one_program,
+    pixel_splits,
+)
 from tinyflow.kernels.batch_norm.tiles import affine_values, normalised, split_places, store_partial, tile_places
 from tinyflow.kernels.elementwise import fill
 from tinyflow.kernels.launch import Configs, Cost, cdiv, check_same_device, launch, nbytes, offset_dtype
@@ -106,7 +113,9 @@ def _batch_norm_statistics_kernel(
         store_partial(partial_ptr, mean, squares, c, channels, INDEX)
 
 
-statistics_configs = Configs("_batch_norm_statistics_kernel", TILES, choose_tile, interpreter_tile)
+statistics_configs = Configs(
+    "_batch_norm_statistics_kernel", TILES, choose_tile, interpreter_tile, float64=TILES_OF_FLOAT64
+)
 
 
 def batch_norm_statistics(

@@ -160,7 +160,7 @@ def conv2d_bias_relu_pool(x: Buffer, weight: Buffer, bias: Buffer, window: Windo
     A wider dtype's products take longer than its map takes to write and read, and the interpreter wants few steps.
     """
     found = _resolved(x, weight, window)
-    if x.dtype.itemsize == 2 and pooled_stem.suits(found, x.device) and not interpreting():
+    if pooled_stem.suits(found, x.dtype, x.device) and not interpreting():
         return pooled_stem.pooled_stem(found, x, weight, bias)
     return normalise_pool(conv2d(x, weight, None, *window), (None, None, None, bias), with_taps=False)[0]
 

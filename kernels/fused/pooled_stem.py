@@ -22,6 +22,7 @@ from tinyflow.kernels.batch_norm.operands import dense
 from tinyflow.kernels.conv2d.geometry import Geometry
 from tinyflow.kernels.launch import MAX_BLOCK, Config, Configs, Cost, block, cdiv, launch, nbytes, offset_dtype
 from tinyflow.kernels.memory import Buffer
+from tinyflow.kernels.mode import INTERPRETING
 from tinyflow.kernels.precision import input_precision, tf32
 
 #: The largest kernel, and the most channels: each has its weights in registers or shared memory all along.
@@ -253,24 +254,19 @@ def _tile(images: int, columns: int, k: int, warps: int, strip: int = 14, stages
 
 
 #: Of 64 pixels, so that two programs share a multiprocessor of sm_90; 128 have more than the 64 KiB of gfx942.
-_HALF_TYPE = (_tile(1, 64, 64, 4), _tile(4, 16, 64, 4))
-_WIDE_TYPE = _tile(1, 64, 16, 4, stages=1)
-_SHIPPED = (*_HALF_TYPE, _WIDE_TYPE)
+_SHIPPED = (_tile(1, 64, 64, 4), _tile(4, 16, 64, 4))
 
 
-def _choose(images: int, height: int, width: int, k: int, itemsize: int) -> Config:
-    if itemsize > 2:
-        return _WIDE_TYPE
-
+def _choose(images: int, height: int, width: int, k: int) -> Config:
     def lanes(config: Config) -> int:
         tn, tw = config.blocks["TN"], config.blocks["TW"]
         return cdiv(images, tn) * tn * cdiv(width, tw - 1) * tw
 
     # wide tiles read whole rows; those of few columns waste fewer lanes on narrow maps
-    return min(_HALF_TYPE, key=lambda config: lanes(config) * (1 if config.blocks["TW"] == 64 else 1.25))
+    return min(_SHIPPED, key=lambda config: lanes(config) * (1 if config.blocks["TW"] == 64 else 1.25))
 
 
-def _interpreter(images: int, height: int, width: int, k: int, itemsize: int) -> Config:
+def _interpreter(images: int, height: int, width: int, k: int) -> Config:
     bk = max(block(k, 256), 16)
     columns = max(block(width + 1, 1024), 2)
     tn = block(images, max(MAX_BLOCK // (columns * max(bk, 4 * MOST_TAPS)), 1))
@@ -287,9 +283,13 @@ def fits(found: Geometry) -> bool:
     return few and k > 0 and found.stride == (2, 2) and found.dilation == ones and found.groups == 1
 
 
-def suits(found: Geometry, device: memory.device) -> bool:
-    """Whether :func:`pooled_stem` is the way there: Triton 3.6 makes nothing of its products for tensor memory."""
-    return fits(found) and not hardware.tensor_memory(device)
+def suits(found: Geometry, dtype: memory.dtype, device: memory.device) -> bool:
+    """Whether :func:`pooled_stem` is the way there.
+
+    Wider products have factors that fit no registers, nor do those of NVIDIA GPUs before Hopper, which take both from
+    there. Triton 3.6 makes nothing of its products for tensor memory.
+    """
+    return fits(found) and dtype.itemsize == 2 and hardware.capability(device)[0] in (0, 9)
 
 
 def pooled_stem(found: Geometry, x: Buffer, weight: Buffer, bias: Buffer) -> Buffer:
@@ -297,15 +297,23 @@ def pooled_stem(found: Geometry, x: Buffer, weight: Buffer, bias: Buffer) -> Buf
 
     Args:
         found: sizes of which :func:`fits` holds.
-        x: (N, C, H, W), any strides, floating point; rows of neighbouring pixels are read fastest.
+        x: (N, C, H, W), any strides; float16 or bfloat16, in the interpreter any floating point. Rows of neighbouring
+            pixels are read fastest.
         weight: (K, C, R, S), any strides, of x's dtype.
         bias: (K,).
 
     Returns (N, K, ⌈P/2⌉, ⌈Q/2⌉), channels-last, accumulated in float32 (float64 for float64) and rounded once.
 
+    Raises:
+        TypeError: for a wider dtype on a GPU.
+
     FLOPs: 2·N·K·P·Q·C·R·S counted; of a 7×7 kernel 72/49 of them are done, for pieces of 8 rows. Bytes: x,
     weight and bias read and the result written once.
     """
+    if x.dtype.itemsize > 2 and not INTERPRETING:
+        raise TypeError(
+            f"pooled_stem: expected x of float16 or bfloat16 on a GPU, got {x.dtype}; take conv2d and normalise_pool"
+        )
     n, k, p, q = found.out_shape
     shape = (n, k, cdiv(p, 2), cdiv(q, 2))
     y = strides.empty_channels_last(shape, x.dtype, x.device)
@@ -314,8 +322,7 @@ def pooled_stem(found: Geometry, x: Buffer, weight: Buffer, bias: Buffer) -> Buf
     (r, s), (top, left) = found.kernel, (-found.start[0], -found.start[1])
     skip = -left % 4
     rows = max(block(r), 4)
-    size = x.dtype.itemsize
-    config = pooled_stem_configs(x.dtype, images=n, height=shape[2], width=shape[3], k=k, itemsize=size)
+    config = pooled_stem_configs(x.dtype, images=n, height=shape[2], width=shape[3], k=k)
     strip, tn, tw, bk = (config.blocks[name] for name in ("STRIP", "TN", "TW", "BLOCK_K"))
     launch(
         _pooled_stem_kernel,

@@ -189,8 +189,11 @@ def _choose(pixels: int, channels: int) -> Config:
 
 
 _SHIPPED = (_SMALL, _LARGE)
-pool_configs = Configs("_normalise_pool_kernel", _SHIPPED, _choose, interpreter_tile)
-pool_input_grad_configs = Configs("_normalise_pool_input_grad_kernel", _SHIPPED, _choose, interpreter_tile)
+_OF_FLOAT64 = Config({"BLOCK_P": 8, "BLOCK_C": 32}), Config({"BLOCK_P": 16, "BLOCK_C": 32}, num_warps=8)
+pool_configs = Configs("_normalise_pool_kernel", _SHIPPED, _choose, interpreter_tile, float64=_OF_FLOAT64)
+pool_input_grad_configs = Configs(
+    "_normalise_pool_input_grad_kernel", _SHIPPED, _choose, interpreter_tile, float64=_OF_FLOAT64
+)
 
 
 def normalise_pool(
@@ -223,7 +226,7 @@ def normalise_pool(
         return y, taps, winners
     x = channels_last(x)
     cells = y.numel() // channels
-    config = pool_configs(pixels=cells, channels=channels)
+    config = pool_configs(x.dtype, pixels=cells, channels=channels)
     launch(
         _normalise_pool_kernel,
         (cdiv(cells, config.blocks["BLOCK_P"]), cdiv(channels, config.blocks["BLOCK_C"])),
@@ -285,7 +288,7 @@ def normalise_pool_grad(
     n, _, height, width = x.shape
     shape = (cdiv(height, 2), cdiv(width, 2))
     cells = n * shape[0] * shape[1]
-    config = pool_input_grad_configs(pixels=cells, channels=channels)
+    config = pool_input_grad_configs(x.dtype, pixels=cells, channels=channels)
     launch(
         _normalise_pool_input_grad_kernel,
         (cdiv(cells, config.blocks["BLOCK_P"]), cdiv(channels, config.blocks["BLOCK_C"])),

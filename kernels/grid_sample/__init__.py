@@ -20,6 +20,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import triton.language as tl
+
 from tinyflow.kernels import dtypes, memory, strides
 from tinyflow.kernels.grid_sample.geometry import (
     check,
@@ -27,6 +29,7 @@ from tinyflow.kernels.grid_sample.geometry import (
     constants,
     grid_strides,
     image_strides,
+    is_costly,
     volume,
 )
 from tinyflow.kernels.grid_sample.geometry import vanishes as vanishes
@@ -84,7 +87,7 @@ def grid_sample(
     settings = constants(x.shape, x.dtype, mode, padding_mode, align_corners, orders)
     channels = shape[1]
     places = out.numel() // channels
-    config = grid_sample_configs(out.dtype, places=places, channels=channels)
+    config = grid_sample_configs(out.dtype, places=places, channels=channels, costly=is_costly(settings))
     launch(
         _grid_sample_kernel,
         (cdiv(places, config.blocks["BLOCK_P"]), cdiv(channels, config.blocks["BLOCK_C"])),
@@ -161,7 +164,8 @@ def grid_sample_input_grad(
     )
     order = sort_order(keys, elements.bit_length()) if count else keys
     channels = shape[1]
-    config = grid_gather_configs(grad.dtype, places=elements, channels=channels)
+    costly = settings["COMPUTE"] is tl.float64
+    config = grid_gather_configs(grad.dtype, places=elements, channels=channels, costly=costly)
     launch(
         _grid_gather_kernel,
         (cdiv(elements, config.blocks["BLOCK_P"]), cdiv(channels, config.blocks["BLOCK_C"])),
@@ -216,7 +220,9 @@ def grid_sample_grid_grad(
         return out
     settings = constants(x.shape, x.dtype, mode, padding_mode, align_corners, orders)
     places, channels = grid.numel() // grid.shape[-1], x.shape[1]
-    config = grid_grad_configs(out.dtype, places=places, channels=channels)
+    # the addresses of sixteen elements fit registers only where few threads of a place repeat them
+    together = min(channels, 4) if settings["TAPS"] > 8 else channels
+    config = grid_grad_configs(out.dtype, places=places, channels=together, costly=is_costly(settings))
     launch(
         _grid_sample_grid_grad_kernel,
         (cdiv(places, config.blocks["BLOCK_P"]),),

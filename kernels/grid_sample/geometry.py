@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import triton.language as tl
@@ -18,18 +18,30 @@ PADDING_MODES = {"zeros": 0, "border": 1, "reflection": 2}
 _AXIS_TAPS = {"bilinear": 2, "nearest": 1, "bicubic": 4}
 _VANISHING_ORDER = {"bilinear": 2, "nearest": 1, "bicubic": 4}
 
-_DEEP = Config({"BLOCK_P": 32, "BLOCK_C": 64})
-_SHALLOW = Config({"BLOCK_P": 128, "BLOCK_C": 16})
-_FEW_CHANNELS = Config({"BLOCK_P": 256, "BLOCK_C": 4})
-SHIPPED = (_DEEP, _SHALLOW, _FEW_CHANNELS)
+
+def _tile(places: int, channels: int) -> Config:
+    return Config({"BLOCK_P": places, "BLOCK_C": channels})
 
 
-def choose(places: int, channels: int) -> Config:
+#: Tiles for many channels, few, and fewer. A place has addresses and weights for each of its elements, which is why there
+#: are fewer places where there are more than four, or where they are in float64.
+_TILES = _tile(32, 64), _tile(128, 16), _tile(256, 4)
+_COSTLY_TILES = _tile(8, 64), _tile(32, 16), _tile(64, 4)
+SHIPPED = _TILES + _COSTLY_TILES
+
+
+def choose(places: int, channels: int, costly: bool) -> Config:
     """The tile for so many places, or elements, and channels."""
-    return _DEEP if channels > 16 else _SHALLOW if channels > 4 else _FEW_CHANNELS
+    deep, shallow, few_channels = _COSTLY_TILES if costly else _TILES
+    return deep if channels > 16 else shallow if channels > 4 else few_channels
 
 
-def interpreter(places: int, channels: int) -> Config:
+def is_costly(settings: Mapping[str, Any]) -> bool:
+    """Whether a place has so much to keep, by the kernels' constants, that a program has fewer of them."""
+    return settings["TAPS"] > 4 or settings["COMPUTE"] is tl.float64
+
+
+def interpreter(places: int, channels: int, costly: bool) -> Config:
     """One tile as large as the problem, where that may be."""
     block_c = block(channels)
     return Config({"BLOCK_P": block(places, MAX_BLOCK // block_c), "BLOCK_C": block_c})

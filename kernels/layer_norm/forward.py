@@ -9,7 +9,16 @@ from tinyflow.kernels import dtypes, memory, strides
 from tinyflow.kernels.addressing import float_bits, float_from_bits, offsets
 from tinyflow.kernels.elementwise import contiguous, fill
 from tinyflow.kernels.launch import Configs, Cost, cdiv, check_same_device, launch, nbytes, offset_dtype
-from tinyflow.kernels.layer_norm.rows import TILES, affine_strides, affine_tile, check, choose_rows, is_across, walks
+from tinyflow.kernels.layer_norm.rows import (
+    TILES,
+    TILES_OF_FLOAT64,
+    affine_strides,
+    affine_tile,
+    check,
+    choose_rows,
+    is_across,
+    walks,
+)
 from tinyflow.kernels.memory import Buffer
 from tinyflow.kernels.softmax import whole_row_tile
 
@@ -139,7 +148,7 @@ def _layer_norm_kernel(
     tl.store(invstd_ptr + statistic_at, invstd, mask=r < rows)
 
 
-layer_norm_configs = Configs("_layer_norm_kernel", TILES, choose_rows, whole_row_tile)
+layer_norm_configs = Configs("_layer_norm_kernel", TILES, choose_rows, whole_row_tile, float64=TILES_OF_FLOAT64)
 
 
 def layer_norm(

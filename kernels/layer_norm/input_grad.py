@@ -9,7 +9,16 @@ from tinyflow.kernels import dtypes, memory, strides
 from tinyflow.kernels.addressing import offsets
 from tinyflow.kernels.elementwise import contiguous
 from tinyflow.kernels.launch import Configs, Cost, cdiv, check_same_device, launch, nbytes, offset_dtype
-from tinyflow.kernels.layer_norm.rows import TILES, affine_strides, affine_tile, check, choose_rows, is_across, walks
+from tinyflow.kernels.layer_norm.rows import (
+    TILES,
+    TILES_OF_FLOAT64,
+    affine_strides,
+    affine_tile,
+    check,
+    choose_rows,
+    is_across,
+    walks,
+)
 from tinyflow.kernels.memory import Buffer
 from tinyflow.kernels.softmax import whole_row_tile
 
@@ -123,7 +132,9 @@ def _layer_norm_input_grad_kernel(
             tl.store(out_row + out_at, grad_x.to(grad_x_ptr.dtype.element_ty), mask=mask)
 
 
-layer_norm_input_grad_configs = Configs("_layer_norm_input_grad_kernel", TILES, choose_rows, whole_row_tile)
+layer_norm_input_grad_configs = Configs(
+    "_layer_norm_input_grad_kernel", TILES, choose_rows, whole_row_tile, float64=TILES_OF_FLOAT64
+)
 
 
 def layer_norm_input_grad(

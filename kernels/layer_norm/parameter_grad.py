@@ -9,7 +9,7 @@ import triton.language as tl
 
 from tinyflow.kernels import dtypes, memory, strides
 from tinyflow.kernels.addressing import offsets, walk
-from tinyflow.kernels.batch_norm.plans import TILES, choose_tile, interpreter_tile, pixel_splits
+from tinyflow.kernels.batch_norm.plans import TILES, TILES_OF_FLOAT64, choose_tile, interpreter_tile, pixel_splits
 from tinyflow.kernels.elementwise import fill
 from tinyflow.kernels.launch import (
     Configs,
@@ -86,7 +86,9 @@ def _layer_norm_parameter_grad_kernel(
     tl.store(partial_ptr + channels + out, tl.sum(lane_g, axis=0).to(element), mask=c < channels)
 
 
-layer_norm_parameter_grad_configs = Configs("_layer_norm_parameter_grad_kernel", TILES, choose_tile, interpreter_tile)
+layer_norm_parameter_grad_configs = Configs(
+    "_layer_norm_parameter_grad_kernel", TILES, choose_tile, interpreter_tile, float64=TILES_OF_FLOAT64
+)
 
 
 def _pick(sequence: Sequence[int], dims: Sequence[int]) -> tuple[int, ...]:

@@ -23,7 +23,7 @@ import triton.language as tl
 from tinyflow.kernels import dtypes, memory, strides
 from tinyflow.kernels.addressing import float_bits, float_from_bits, offsets, walk
 from tinyflow.kernels.elementwise import contiguous
-from tinyflow.kernels.launch import Configs, Cost, cdiv, launch, nbytes, offset_dtype
+from tinyflow.kernels.launch import Config, Configs, Cost, cdiv, launch, nbytes, offset_dtype
 from tinyflow.kernels.loss.rows import (
     MEAN,
     NONE,
@@ -236,7 +236,17 @@ def _cross_entropy_input_grad_kernel(
     tl.store(grad_x_ptr + out_at, grad.to(grad_x_ptr.dtype.element_ty), mask=mask)
 
 
-cross_entropy_configs = Configs("_cross_entropy_kernel", ROW_TILES, choose_row_tile, whole_row_tile)
+#: The same for float64, of which a program holds fewer.
+_ROW_TILES_OF_FLOAT64 = (
+    Config({"BLOCK_R": 32, "BLOCK_N": 32}),
+    Config({"BLOCK_R": 8, "BLOCK_N": 128}),
+    Config({"BLOCK_R": 2, "BLOCK_N": 1024}),
+    Config({"BLOCK_R": 1, "BLOCK_N": 2048}, num_warps=8),
+)
+
+cross_entropy_configs = Configs(
+    "_cross_entropy_kernel", ROW_TILES, choose_row_tile, whole_row_tile, float64=_ROW_TILES_OF_FLOAT64
+)
 cross_entropy_input_grad_configs = Configs(
     "_cross_entropy_input_grad_kernel", ROW_TILES, choose_row_tile, whole_row_tile
 )

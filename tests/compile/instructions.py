@@ -134,7 +134,7 @@ def variants() -> Iterator[tuple[str, Configs, Call]]:
     )
 
     image = torch.empty(stem.x_shape, dtype=torch.bfloat16, device="meta")
-    if pooled_stem.suits(stem, image.device):
+    if pooled_stem.suits(stem, image.dtype, image.device):
         yield (
             "7x7, bias, ReLU, pool",
             pooled_stem.pooled_stem_configs,

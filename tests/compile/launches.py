@@ -56,8 +56,8 @@ from tinyflow.kernels.conv2d.row_forward import ROW_CONFIGS
 from tinyflow.kernels.conv2d.row_input_grad import ROW_INPUT_GRAD_CONFIGS
 from tinyflow.kernels.conv2d.statistics import merge_statistics
 from tinyflow.kernels.conv2d.stream_weight_grad import stream_conv2d_weight_grad
+from tinyflow.kernels.fused import pooled_stem
 from tinyflow.kernels.fused.head import mean_linear
-from tinyflow.kernels.fused.pooled_stem import pooled_stem
 from tinyflow.kernels.fused.stem_weight_grad import pooled_stem_weight_grad
 from tinyflow.kernels.optimizer import Update
 from tinyflow.kernels.step_numbers import StepNumbers
@@ -419,10 +419,10 @@ def _fused() -> Iterator[tuple[str, Call]]:
             f"normalise, pool, gradient {dtype}",
             lambda g=pooled, t=taps, x=x, n=norm: fused.normalise_pool_grad(g, t, g, x, n),
         )
-        yield (
-            f"stem, pool {dtype}",
-            lambda w=_image(64, 3, 7, 7, dtype=dtype), c=c: _stem_and_pool(_meta(32, 3, 224, 224, dtype=w.dtype), w, c),
-        )
+        image, w = _meta(32, 3, 224, 224, dtype=dtype), _image(64, 3, 7, 7, dtype=dtype)
+        stem = resolve("conv2d", image.shape, w.shape, 2, 3, 1, 1)
+        if pooled_stem.suits(stem, dtype, META):
+            yield f"stem, pool {dtype}", lambda f=stem, x=image, w=w, c=c: pooled_stem.pooled_stem(f, x, w, c)
         w = _image(64, 64, 3, 3, dtype=dtype)
         yield f"fold {dtype}", lambda w=w, c=c: fused.fold_batch_norm(w, c, c, c, c, c)
     x = _image(32, 512, 7, 7, dtype=torch.bfloat16)
@@ -431,10 +431,6 @@ def _fused() -> Iterator[tuple[str, Call]]:
     yield "normalise, evaluation", lambda: fused.normalise_act_grad(x, x, None, (c, c, c, c), "none", False)
     sums = fused.normalise.normalise_act_gradient_sums
     yield "sums and affine map", lambda: sums(x, x, x, (c, c, c, c), has_residual=True, pixels=1568)
-
-
-def _stem_and_pool(image: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> None:
-    pooled_stem(resolve("conv2d", image.shape, weight.shape, 2, 3, 1, 1), image, weight, bias)
 
 
 def _pooling() -> Iterator[tuple[str, Call]]:

@@ -3,8 +3,8 @@
 A stub driver names the target, whose compute capability decides which form an operation takes, and launches on ``meta``
 buffers compile exactly what they would run. Each launch of ``tests/compile/launches.py`` is compiled with the configuration
 it would get, and each shipped configuration on one launch of its kernel, in half precision where it takes that. Prints one
-line of JSON for each compiled kernel, and exits with 1 if one fails, a kernel of the package was never reached, or one by
-tensor descriptors was reached on a target that is not meant to.
+line of JSON for each compiled kernel, and exits with 1 if one fails, a kernel of the package was never reached, or one was
+reached that is not for the target.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
 import tinyflow.kernels
+from tests.compile.resources import resources
 from tinyflow.kernels import configs, hardware, launch
 from tinyflow.kernels.hardware import Capability
 
@@ -42,8 +43,9 @@ MULTIPROCESSORS = 132
 #: Columns of tensor memory, of 128 lanes each, that one multiprocessor has on sm_100.
 TENSOR_MEMORY = 512
 
-#: Modules whose kernels take tensor descriptors, and the major compute capabilities that get to them.
-BY_DESCRIPTORS = {
+#: Modules whose kernels are not for every GPU, most for their tensor descriptors, and the major compute capabilities
+#: that get to them; 0 is another maker's.
+FOR_SOME = {
     "tinyflow.kernels.conv2d.box_forward": (9, 10),
     "tinyflow.kernels.conv2d.box_input_grad": (9, 10),
     "tinyflow.kernels.conv2d.box_stem": (9, 10),
@@ -52,6 +54,7 @@ BY_DESCRIPTORS = {
     "tinyflow.kernels.conv2d.row_input_grad": (9,),
     "tinyflow.kernels.conv2d.statistics": (9, 10),
     "tinyflow.kernels.conv2d.stream_weight_grad": (9, 10),
+    "tinyflow.kernels.fused.pooled_stem": (0, 9),
     "tinyflow.kernels.fused.stem_weight_grad": (9,),
 }
 
@@ -112,11 +115,11 @@ def _compile(call: Callable[[], Any], label: str, limit: int, asked: set[str] | 
         return set(), False
     good = True
     for name, kernel in compiled:
-        shared = kernel.metadata.shared
+        found, shared = resources(kernel), kernel.metadata.shared
         fits = shared <= limit and (getattr(kernel.metadata, "tmem_size", 0) or 0) <= TENSOR_MEMORY
         good &= fits
-        record = {"launch": label, "kernel": name, "shared": shared, "fits": fits}
-        print(json.dumps({**record, "seconds": round(time.perf_counter() - start, 2)}), flush=True)
+        record = {"launch": label, "kernel": name, "warps": kernel.metadata.num_warps, "shared": shared, "fits": fits}
+        print(json.dumps({**record, **found._asdict(), "seconds": round(time.perf_counter() - start, 2)}), flush=True)
     return {name for name, _ in compiled}, good
 
 
@@ -152,7 +155,7 @@ def compile_all(target: str) -> int:
             for k, config in enumerate(choice.shipped_for(capability(gpu))):
                 with choice.forced(config):
                     good &= _compile(call, f"{label}, shipped config {k}", limit)[1]
-    meant = {name for name, module in all_kernels().items() if major in BY_DESCRIPTORS.get(module, (major,))}
+    meant = {name for name, module in all_kernels().items() if major in FOR_SOME.get(module, (major,))}
     if missing := sorted(meant - reached):
         print(json.dumps({"error": f"no launch in tests/compile/launches.py reaches {missing}"}))
     if stray := sorted(all_kernels().keys() & reached - meant):

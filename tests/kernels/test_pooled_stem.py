@@ -119,8 +119,9 @@ def test_half_precision_on_a_gpu_takes_one_launch(dtype) -> None:
     assert_close(y.cpu(), apart.cpu().double(), 147)
 
 
-@pytest.mark.parametrize(("capability", "suits"), [((8, 0), True), ((9, 0), True), ((10, 0), False)], ids=str)
-def test_sums_in_tensor_memory_go_the_other_way(capability, suits) -> None:
+@pytest.mark.parametrize(("capability", "suits"), [((8, 0), False), ((9, 0), True), ((10, 0), False)], ids=str)
+def test_only_hopper_of_one_maker_gets_there(capability, suits) -> None:
     found = resolve("conv2d", (2, 3, 20, 18), (8, 3, 7, 7), 2, 3, 1, 1)
     with hardware.assumed(capability, 132):
-        assert pooled_stem.suits(found, torch.device("meta")) is suits
+        assert pooled_stem.suits(found, torch.bfloat16, torch.device("meta")) is suits
+        assert not pooled_stem.suits(found, torch.float32, torch.device("meta"))

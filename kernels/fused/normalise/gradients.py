@@ -20,7 +20,16 @@ from tinyflow.kernels.batch_norm.tiles import (
     store_partial,
 )
 from tinyflow.kernels.elementwise import channels_last
-from tinyflow.kernels.fused.normalise.images import RELU, TILES, Norm, check_images, choose_tile, has_relu, image
+from tinyflow.kernels.fused.normalise.images import (
+    RELU,
+    TILES,
+    TILES_OF_FLOAT64,
+    Norm,
+    check_images,
+    choose_tile,
+    has_relu,
+    image,
+)
 from tinyflow.kernels.launch import Configs, Cost, cdiv, launch, nbytes, offset_dtype
 from tinyflow.kernels.memory import Buffer
 
@@ -117,7 +126,9 @@ def _normalise_act_input_grad_kernel(
     tl.store(grad_x_ptr + at, grad_x.to(grad_x_ptr.dtype.element_ty), mask=mask)
 
 
-gradient_sums_configs = Configs("_normalise_act_gradient_sums_kernel", TILES, choose_tile, interpreter_tile)
+gradient_sums_configs = Configs(
+    "_normalise_act_gradient_sums_kernel", TILES, choose_tile, interpreter_tile, float64=TILES_OF_FLOAT64
+)
 input_grad_configs = Configs("_normalise_act_input_grad_kernel", TILES, choose_tile, interpreter_tile)
 
 
@@ -228,7 +239,7 @@ def _partial_sums(h: Buffer | None, grad: Buffer, x: Buffer, y: Buffer | None, n
     if channels == 0:
         return memory.empty((2, 0, 0), statistic, x.device)
     pixels = x.numel() // channels
-    config = gradient_sums_configs(pixels=pixels, channels=channels)
+    config = gradient_sums_configs(x.dtype, pixels=pixels, channels=channels)
     splits, split_pixels = pixel_splits(config, pixels, channels)
     partial = memory.empty((2, splits, channels), statistic, x.device)
     launch(

@@ -25,6 +25,9 @@ _WIDE = Config({"BLOCK_P": 32, "BLOCK_C": 128})
 
 TILES = (_NARROW, _WIDE)
 
+#: The same for float64, where a kernel keeps several such tiles.
+TILES_OF_FLOAT64 = Config({"BLOCK_P": 16, "BLOCK_C": 64}), Config({"BLOCK_P": 8, "BLOCK_C": 128})
+
 
 def choose_tile(pixels: int, channels: int) -> Config:
     return _WIDE if channels > 64 else _NARROW
