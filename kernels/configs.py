@@ -149,10 +149,12 @@ class Configs:
 
     def shipped_for(self, capability: tuple[int, int]) -> Sequence[Config]:
         """All that a GPU of this compute capability may get."""
-        return [*self.instead.get(capability[0], self.shipped), *self._of_float64()]
+        return [*self.instead.get(capability[0], self.shipped), *self.declared[len(self.shipped) :]]
 
-    def _of_float64(self) -> list[Config]:
-        return [config for config in self.float64 if config not in self.shipped]
+    @functools.cached_property
+    def declared(self) -> Sequence[Config]:
+        """``shipped``, and what float64 gets besides."""
+        return [*self.shipped, *(config for config in self.float64 if config not in self.shipped)]
 
     @property
     def settled(self) -> bool:
@@ -184,7 +186,7 @@ class Configs:
         if table is None:
             entries = tuned.load(gpu).get(self.kernel, {})
             measured = {p: Config(e["blocks"], e["num_warps"], e["num_stages"]) for p, e in entries.items()}
-            ships = [*self.shipped, *self.float64, *(config for configs in self.instead.values() for config in configs)]
+            ships = [*self.declared, *(config for configs in self.instead.values() for config in configs)]
             table = self._tables[gpu] = _Table({p: c for p, c in measured.items() if c in ships})
         return table
 

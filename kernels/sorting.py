@@ -118,7 +118,7 @@ def _digit_place_kernel(
 
 
 _SCAN = Config({"BLOCK": 4096}, num_warps=8)
-_RADIX = Config({"BITS": 4, "BLOCK": 1024}, num_warps=8)
+_RADIX = Config({"BITS": 4, "BLOCK": 512}, num_warps=8)
 
 
 _TILES = (

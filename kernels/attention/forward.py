@@ -122,7 +122,9 @@ def _choose(queries: int, keys: int, features: int, itemsize: int, lanes: int) -
     """The longer a head's rows, the fewer of them in a tile. Without tensor cores larger ones would not fit registers."""
     tiles = _TILES if lanes == 32 else _OF_WAVEFRONTS
     if itemsize > 2:
-        return tiles[4] if features <= 64 else tiles[5] if features <= 128 and itemsize == 4 else tiles[6]
+        if itemsize * features > 512:
+            return tiles[6]
+        return tiles[4] if itemsize * features <= 256 else tiles[5]
     if queries <= 32 or features > 128:
         return tiles[4]
     return tiles[0] if features <= 64 else tiles[2]

@@ -216,7 +216,7 @@ _TILES = (
     tile(64, 64),
     tile(64, 32),
     tile(32, 32, warps=8),
-    tile(16, 32, warps=8),
+    tile(32, 16, warps=8),
     tile(16, 16, warps=8),
 )
 
@@ -229,14 +229,17 @@ def _choose(queries: int, keys: int, features: int, itemsize: int, lanes: int) -
     tiles = _TILES if lanes == 32 else _OF_WAVEFRONTS
     if itemsize == 2:
         return tiles[1] if features <= 64 else tiles[2] if features <= 128 else tiles[3]
-    if features <= 64:
-        return tiles[3]
-    return tiles[4] if features <= 128 and itemsize == 4 else tiles[5]
+    if itemsize * features > 512:
+        return tiles[5]
+    return tiles[3] if itemsize * features <= 256 else tiles[4]
 
 
 def _choose_for_queries(queries: int, keys: int, features: int, itemsize: int, lanes: int) -> Config:
+    tiles = _TILES if lanes == 32 else _OF_WAVEFRONTS
     if itemsize == 2 and features <= 64 < queries:
-        return _TILES[0] if lanes == 32 else _OF_WAVEFRONTS[0]
+        return tiles[0]
+    if itemsize > 2 and itemsize * features <= 512:
+        return tiles[3]
     return _choose(queries, keys, features, itemsize, lanes)
 
 

@@ -10,8 +10,8 @@ _WIDE = Config({"BLOCK_P": 32, "BLOCK_C": 128})
 
 TILES = (_TALL, _WIDE)
 
-#: The same for float64, where a kernel keeps more than one such tile.
-TILES_OF_FLOAT64 = Config({"BLOCK_P": 32, "BLOCK_C": 32}), Config({"BLOCK_P": 8, "BLOCK_C": 128})
+#: The same where a kernel keeps more than fits of those: float64, or statistics that change from channel to channel.
+SMALL_TILES = Config({"BLOCK_P": 32, "BLOCK_C": 32}), Config({"BLOCK_P": 8, "BLOCK_C": 128})
 
 #: Partial results of one channel: enough programs to fill a GPU, few enough for one finishing tile.
 _MAX_SPLITS = 256

@@ -15,8 +15,8 @@ from tinyflow.kernels.batch_norm.finish_statistics import (
 )
 from tinyflow.kernels.batch_norm.operands import check_count, check_input, check_parameters, dense, walk_pixels
 from tinyflow.kernels.batch_norm.plans import (
+    SMALL_TILES,
     TILES,
-    TILES_OF_FLOAT64,
     choose_tile,
     interpreter_tile,
     is_one_program,
@@ -113,9 +113,7 @@ def _batch_norm_statistics_kernel(
         store_partial(partial_ptr, mean, squares, c, channels, INDEX)
 
 
-statistics_configs = Configs(
-    "_batch_norm_statistics_kernel", TILES, choose_tile, interpreter_tile, float64=TILES_OF_FLOAT64
-)
+statistics_configs = Configs("_batch_norm_statistics_kernel", TILES, choose_tile, interpreter_tile, float64=SMALL_TILES)
 
 
 def batch_norm_statistics(

@@ -9,9 +9,10 @@ import triton.language as tl
 
 from tinyflow.kernels import dtypes, memory, strides
 from tinyflow.kernels.addressing import offsets, walk
-from tinyflow.kernels.batch_norm.plans import TILES, TILES_OF_FLOAT64, choose_tile, interpreter_tile, pixel_splits
+from tinyflow.kernels.batch_norm.plans import SMALL_TILES, TILES, choose_tile, interpreter_tile, pixel_splits
 from tinyflow.kernels.elementwise import fill
 from tinyflow.kernels.launch import (
+    Config,
     Configs,
     Cost,
     cdiv,
@@ -86,8 +87,17 @@ def _layer_norm_parameter_grad_kernel(
     tl.store(partial_ptr + channels + out, tl.sum(lane_g, axis=0).to(element), mask=c < channels)
 
 
+def _choose(pixels: int, channels: int, across: bool) -> Config:
+    tile = choose_tile(pixels, channels)
+    return SMALL_TILES[TILES.index(tile)] if across else tile
+
+
 layer_norm_parameter_grad_configs = Configs(
-    "_layer_norm_parameter_grad_kernel", TILES, choose_tile, interpreter_tile, float64=TILES_OF_FLOAT64
+    "_layer_norm_parameter_grad_kernel",
+    (*TILES, *SMALL_TILES),
+    _choose,
+    lambda pixels, channels, across: interpreter_tile(pixels, channels),
+    float64=(*SMALL_TILES, *SMALL_TILES),
 )
 
 
@@ -123,7 +133,8 @@ def layer_norm_parameter_grad(
     )
     pixel_sizes, pixel_walks = walk(_pick(x.shape, pixel_dims), *(_pick(v, pixel_dims) for v in views))
     pixels = x.numel() // channels
-    config = layer_norm_parameter_grad_configs(x.dtype, pixels=pixels, channels=channels)
+    across = any(channel_walks[-1])
+    config = layer_norm_parameter_grad_configs(x.dtype, pixels=pixels, channels=channels, across=across)
     splits, split_pixels = pixel_splits(config, pixels, channels)
     partial = both
     if splits > 1:
@@ -146,7 +157,7 @@ def layer_norm_parameter_grad(
         config=config,
         cost=Cost(5 * x.numel(), nbytes(partial, grad, x, mean, invstd)),
         device=device,
-        ACROSS=any(channel_walks[-1]),
+        ACROSS=across,
         PIXEL_DIMS=len(pixel_sizes),
         CHANNEL_DIMS=len(channel_sizes),
         COMPUTE=dtypes.compute_dtype(x.dtype),

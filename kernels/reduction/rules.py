@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 
 from tinyflow.kernels import memory
+from tinyflow.kernels.mode import INTERPRETING
 
 
 @triton.jit
@@ -71,14 +72,22 @@ def row_sum(tile):
 
 
 @triton.jit
-def row_product(tile):
-    # halves the columns until one is left: known reductions are fast everywhere, a product is not among them
+def _product_by_reduction(tile):
+    return tl.reduce(tile, 1, multiply)
+
+
+@triton.jit
+def _product_by_halves(tile):
+    # halves the columns until one is left: a reduction by a function of one's own takes the interpreter a step a column
     ROWS: tl.constexpr = tile.shape[0]
     for _ in tl.static_range(20):
         if tile.shape[1] > 1:
             left, right = tl.split(tl.reshape(tile, (ROWS, tile.shape[1] // 2, 2)))
             tile = left * right
     return tl.reshape(tile, (ROWS,))
+
+
+row_product = _product_by_halves if INTERPRETING else _product_by_reduction
 
 
 @triton.jit

@@ -12,9 +12,7 @@ import os
 os.environ["TRITON_INTERPRET"] = "0"
 import json
 import re
-import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from triton.runtime import driver
 from triton.tools.disasm import get_sass
 
 from tests.compile.offline import MULTIPROCESSORS, TARGETS, OfflineDriver, capability
+from tests.compile.resources import usage
 from tinyflow.kernels import hardware, launch
 from tinyflow.kernels.conv2d import (
     box_forward,
@@ -160,16 +159,10 @@ def variants() -> Iterator[tuple[str, Configs, Call]]:
 
 def read(kernel: Any, target: str = "sm_90") -> dict[str, int]:
     """Registers a thread, bytes of stack a thread and of shared memory a program, and counts of instructions."""
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(kernel.asm["cubin"])
-        file.flush()
-        usage = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
-    registers, stack = re.search(r"REG:(\d+)", usage), re.search(r"STACK:(\d+)", usage)
-    assert registers and stack, usage
+    registers, stack = usage(kernel.asm["cubin"])
     sass = get_sass(kernel.asm["cubin"])
     counts = {name: len(re.findall(rf"\b{re.escape(name)}\b", sass)) for name in INSTRUCTIONS[target]}
-    return {"registers": int(registers[1]), "stack": int(stack[1]), "shared": kernel.metadata.shared, **counts}
+    return {"registers": registers, "stack": stack, "shared": kernel.metadata.shared, **counts}
 
 
 def table(target: str) -> Iterator[dict[str, Any]]:

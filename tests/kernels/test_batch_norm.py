@@ -108,7 +108,7 @@ def test_any_layout(name: str) -> None:
     assert_training(LAYOUTS[name]())
 
 
-@pytest.mark.parametrize("config", kernels.statistics_configs.shipped, ids=lambda c: str(c.blocks))
+@pytest.mark.parametrize("config", kernels.statistics_configs.declared, ids=lambda c: str(c.blocks))
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_shipped_configurations(config: launch.Config, channels_last: bool) -> None:
     # at least eight tiles of pixels, so that two splits of several tiles each meet, the last one ragged
@@ -127,7 +127,7 @@ def test_wide_offsets() -> None:
         assert_training(torch.randn(3, 5, 4, 2))
 
 
-@pytest.mark.parametrize("config", [None, *kernels.statistics_configs.shipped], ids=str)
+@pytest.mark.parametrize("config", [None, *kernels.statistics_configs.declared], ids=str)
 def test_a_large_mean_costs_no_precision(config: launch.Config | None) -> None:
     # Σx² − (Σx)²/n in float32 would leave no digit of this variance
     x = (torch.randn(1400, 2) + torch.tensor([1e4, -2e4])).float()

@@ -42,6 +42,19 @@ def test_the_name_of_a_problem() -> None:
     assert problem_class(None, {"n": 1}) == "any n=1"
 
 
+def test_float64_gets_tiles_of_its_own(configs: Configs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    configs.float64 = OTHER, LARGE
+    assert list(configs.declared) == [SMALL, LARGE, OTHER]
+    assert list(configs.shipped_for((9, 0))) == [SMALL, LARGE, OTHER]
+    write_table(tmp_path / "a-gpu.json", float64__64=OTHER, float32__64=OTHER)
+    monkeypatch.setattr(tuned, "FOLDER", tmp_path)
+    with planned_for_gpu("A GPU"):
+        assert configs(torch.float64, n=65) is OTHER  # in place of the one that the heuristic chooses
+        assert configs(torch.float32, n=65) is SMALL
+        assert configs(n=65) is SMALL
+        assert configs(torch.float32, n=64) == OTHER  # may be measured for any dtype
+
+
 def test_a_measured_table_goes_before_the_heuristic(
     configs: Configs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

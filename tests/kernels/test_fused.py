@@ -149,7 +149,7 @@ def test_known_sums_are_taken_as_they_are() -> None:
     assert_close(found[0], expected[0].double())
 
 
-@pytest.mark.parametrize("config", [None, *normalise.gradient_sums_configs.shipped], ids=str)
+@pytest.mark.parametrize("config", [None, *normalise.gradient_sums_configs.declared], ids=str)
 @pytest.mark.parametrize("affine", [True, False], ids=["weight and bias", "plain"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 def test_the_last_pass_as_an_affine_map(dtype, affine, config) -> None:
@@ -229,7 +229,7 @@ def test_pooling_in_every_dtype(dtype) -> None:
     assert_pools((images((2, 3, 9, 6), dtype) * 4).round() / 4)
 
 
-@pytest.mark.parametrize("config", stem.pool_configs.shipped, ids=lambda c: str(c.blocks))
+@pytest.mark.parametrize("config", stem.pool_configs.declared, ids=lambda c: str(c.blocks))
 def test_shipped_pooling_configurations(config) -> None:
     kernels = stem.pool_configs, stem.pool_input_grad_configs
     with every_kernel_at(config, *kernels), launch.wide_offsets():

@@ -11,8 +11,8 @@ from tinyflow.kernels import launch, memory
 from tinyflow.kernels import layer_norm as kernels
 
 DEVICE = memory.get_default_device()
-ROWS = kernels.layer_norm_configs.shipped
-CHANNELS = kernels.layer_norm_parameter_grad_configs.shipped
+ROWS = kernels.layer_norm_configs.declared
+CHANNELS = kernels.layer_norm_parameter_grad_configs.declared
 
 
 def check(x, lead, parameter_shape=None, centred=True, dtype=None):

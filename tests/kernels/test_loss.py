@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from tests.closeness import assert_close
 from tinyflow.kernels import launch, memory
 from tinyflow.kernels import loss as kernels
-from tinyflow.kernels.softmax import ROW_TILES
 
 DEVICE = memory.get_default_device()
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
@@ -140,7 +139,7 @@ def test_dtypes(dtype: torch.dtype) -> None:
     )
 
 
-@pytest.mark.parametrize("config", ROW_TILES, ids=lambda c: str(c.blocks))
+@pytest.mark.parametrize("config", kernels.cross_entropy_configs.declared, ids=lambda c: str(c.blocks))
 def test_shipped_configurations(config: launch.Config) -> None:
     rows, classes = 2 * config.blocks["BLOCK_R"] + 1, config.blocks["BLOCK_N"] + 3  # ragged in both dimensions
     x, weight = torch.randn(rows, classes) * 3, torch.rand(classes) + 0.1

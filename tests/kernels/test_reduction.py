@@ -11,6 +11,7 @@ from tests.closeness import assert_close
 from tests.poison import poisoned_memory  # noqa: F401
 from tinyflow.kernels import launch, reduction
 from tinyflow.kernels.launch import Config
+from tinyflow.kernels.reduction import rules, sums
 
 FLOATING = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 VALUES = ("sum", "mean", "var", "std", "amax", "amin")
@@ -82,7 +83,12 @@ def test_shipped_configs(config: Config, transposed: bool) -> None:
     assert torch.equal(values, x.amax(1))
 
 
-def test_product_at_a_small_tile() -> None:
+@pytest.mark.parametrize(
+    "collapse", [rules._product_by_halves, rules._product_by_reduction], ids=["halves", "reduction"]
+)
+def test_product_at_a_small_tile(collapse, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the interpreter takes it, and as a GPU does."""
+    monkeypatch.setattr(sums, "PROD", rules.PROD._replace(collapse=collapse))
     x = torch.rand(9, 75) + 0.5
     with reduction.reduce_configs.forced(Config({"BLOCK_M": 4, "BLOCK_N": 32, "SPLIT": 1})):
         assert_close(reduction.prod(x, 1), x.double().prod(1), 75)
