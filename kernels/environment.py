@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
+import difflib
 import os
+import warnings
+
+#: The variables that there are.
+NAMES = (
+    "TINYFLOW_INTERPRETER",
+    "TINYFLOW_INTERPRETER_THREADS",
+    "TINYFLOW_LAUNCHER",
+    "TINYFLOW_LOG",
+    "TINYFLOW_QUIET",
+    "TINYFLOW_STRICT",
+    "TINYFLOW_STRICT_SEED",
+    "TINYFLOW_TUNED",
+)
 
 #: Words for yes, in any case; Triton takes the same for its own variables.
 YES = ("1", "true", "yes", "on", "y")
 _NO = ("0", "false", "no", "off", "n")
+
+
+def warn_of_mistyped() -> None:
+    """A UserWarning for each variable that is set and is called almost as one of ours."""
+    for name in os.environ:
+        if name.startswith("TINYFLOW_") and name not in NAMES:
+            meant = difflib.get_close_matches(name, NAMES, 1, cutoff=0.9)
+            if meant:
+                warnings.warn(f"{name} means nothing here; was {meant[0]} meant?", stacklevel=2)
 
 
 def _value(name: str) -> str:

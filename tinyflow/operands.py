@@ -129,11 +129,16 @@ def as_tuple(values: Any) -> tuple[Any, ...]:
     return (values,) if isinstance(values, _SINGLE) or not isinstance(values, Iterable) else tuple(values)
 
 
+def check_tensor(caller: str, parameter: str, value: Any) -> None:
+    """TypeError if the value is no Tensor."""
+    if not isinstance(value, Tensor):
+        raise wrong_operand(caller, parameter, TENSOR, value)
+
+
 def check_tensors(caller: str, parameter: str, values: Sequence[Any]) -> None:
     """TypeError if one of the values, which may be given one by one or as a list, is no Tensor."""
     for k, value in enumerate(values):
-        if not isinstance(value, Tensor):
-            raise wrong_operand(caller, f"{parameter}[{k}]", TENSOR, value)
+        check_tensor(caller, f"{parameter}[{k}]", value)
 
 
 def guarded(function: Function) -> Function:

@@ -24,7 +24,7 @@ ALLOWED = {
     "data": {"engine", "framework"},
     "models": {"engine", "framework", "ops", "nn", "optim", "data"},
 }
-ENGINE = ("tensor", "device_array", "_tensor_methods", "printing", "autocast_mode", "recording", "autograd")
+ENGINE = ("tensor", "device_array", "_tensor_methods", "printing", "autocast_mode", "operands", "recording", "autograd")
 #: Tools in autograd/ that use the engine like anyone else.
 ENGINE_TOOLS = ("gradcheck", "functional", "forward_ad", "draw")
 DOORS_TO_TORCH = {Path("kernels/memory.py"), Path("tinyflow/interop.py")}

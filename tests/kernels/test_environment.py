@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -77,3 +79,21 @@ def test_an_import_says_so(name, value) -> None:
     )
     assert done.returncode != 0
     assert f"ValueError: {name}" in done.stderr and value in done.stderr
+
+
+def test_a_name_that_is_almost_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TINYFLOW_STICT", "1")
+    with pytest.warns(UserWarning, match="TINYFLOW_STICT means nothing here; was TINYFLOW_STRICT meant"):
+        environment.warn_of_mistyped()
+
+
+def test_other_names_are_left_alone(monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder) -> None:
+    for name in ("TINYFLOW_STRICT", "TINYFLOW_SCHEDULED", "TINYFLOW_HOME", "TINYFLO_LOG"):
+        monkeypatch.setenv(name, "1")
+    environment.warn_of_mistyped()
+    assert not recwarn.list
+
+
+def test_every_variable_is_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "environment.md").read_text()
+    assert set(re.findall(r"^\| `(\w+)`", page, re.MULTILINE)) == set(environment.NAMES)

@@ -156,3 +156,42 @@ def test_numbers_stay_operands() -> None:
         assert (x + number).tolist() == (number + x).tolist() == [[1 + number] * 2] * 2
         assert tinyflow.mul(x, number).tolist() == [[float(number)] * 2] * 2
     assert tinyflow.where(x > 0, 3.0, x).tolist() == [[3.0] * 2] * 2
+
+
+RNN = nn.utils.rnn
+X = tinyflow.tensor([1.0, 2.0], requires_grad=True)
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (
+            lambda: tinyflow.atleast_1d(ARRAY),
+            r"atleast_1d\(\): expected tensors\[0\] .* a numpy.ndarray",
+        ),
+        (lambda: tinyflow.atleast_2d([X, "a"]), r"atleast_2d\(\): expected tensors\[1\] .* a str"),
+        (lambda: nn.Embedding.from_pretrained(ARRAY), r"Embedding.from_pretrained\(\): expected embeddings"),
+        (lambda: nn.EmbeddingBag.from_pretrained(ARRAY), r"EmbeddingBag.from_pretrained\(\): expected embeddings"),
+        (lambda: RNN.pad_sequence([X, ARRAY]), r"pad_sequence\(\): expected sequences\[1\]"),
+        (lambda: RNN.pad_packed_sequence(X), "pad_packed_sequence: expected a PackedSequence, got Tensor"),
+        (
+            lambda: nn.utils.fusion.fuse_conv_bn_weights(X, None, X, ARRAY, 1e-5, None, None),
+            r"fuse_conv_bn_weights\(\): expected bn_rv",
+        ),
+        (lambda: F.conv_bn_act(X, "a", nn.BatchNorm2d(3)), "conv_bn_act: expected conv to be a module, got str"),
+        (lambda: tinyflow.autograd.grad(X.sum(), ARRAY), r"grad\(\): expected inputs\[0\] .* a numpy.ndarray"),
+        (lambda: tinyflow.autograd.grad([X.sum(), 3], X), r"grad\(\): expected outputs\[1\] .* an int"),
+        (lambda: tinyflow.autograd.backward(X.sum(), inputs="x"), r"backward\(\): expected inputs\[0\] .* a str"),
+        (lambda: X.register_hook(3), "expected the hook to be a function, got int"),
+        (lambda: nn.Linear(2, 2).register_forward_hook(3), "expected the hook to be a function, got int"),
+        (lambda: tinyflow.arange("a"), r"arange\(\): expected end to be a number, got 'a'"),
+        (lambda: tinyflow.linspace(0, None, 3), r"linspace\(\): expected end to be a number, got None"),
+        (
+            lambda: tinyflow.tensor_split(X, [1.0]),
+            r"tensor_split: .* a list of indices, got \[1.0\]",
+        ),
+    ],
+)
+def test_what_the_register_does_not_guard(call, told) -> None:
+    with pytest.raises(TypeError, match=told):
+        call()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
+from tinyflow import operands
 from tinyflow.autograd import forward_ad as forward_ad
 from tinyflow.autograd import functional as functional
 from tinyflow.autograd import graph as graph
@@ -58,11 +59,19 @@ Rooted = Tensor | GradientEdge  # a tensor, or the place of one in the graph
 
 
 def _as_tuple(x: Any) -> tuple[Any, ...]:
-    return (x,) if isinstance(x, (Tensor, GradientEdge)) or x is None else tuple(x)
+    return (x,) if isinstance(x, GradientEdge) else operands.as_tuple(x)
+
+
+def _edge_of(x: Any, caller: str, parameter: str, position: int) -> Edge | None:
+    """Where a tensor, or a place in the graph, has its gradient; None where it needs none."""
+    if isinstance(x, GradientEdge):
+        return Edge(*x)
+    operands.check_tensor(f"{caller}()", f"{parameter}[{position}]", x)
+    return x._edge()
 
 
 def _roots(
-    tensors: Sequence[Rooted], gradients: Sequence[Tensor | None] | None, op: str
+    tensors: Sequence[Rooted], gradients: Sequence[Tensor | None] | None, op: str, parameter: str
 ) -> tuple[list[Edge], list[Tensor]]:
     gradients = [None] * len(tensors) if gradients is None else gradients
     if len(gradients) != len(tensors):
@@ -70,7 +79,7 @@ def _roots(
     edges: list[Edge] = []
     grads: list[Tensor] = []
     for k, (x, g) in enumerate(zip(tensors, gradients)):
-        edge = Edge(*x) if isinstance(x, GradientEdge) else x._edge()
+        edge = _edge_of(x, op, parameter, k)
         if edge is None:
             raise RuntimeError(f"element {k} of tensors does not require grad and does not have a grad_fn")
         edges.append(edge)
@@ -121,7 +130,7 @@ def backward(
             stacklevel=2,
         )
     roots = _as_tuple(tensors)
-    edges, grads = _roots(roots, None if grad_tensors is None else _as_tuple(grad_tensors), "backward")
+    edges, grads = _roots(roots, None if grad_tensors is None else _as_tuple(grad_tensors), "backward", "tensors")
     keep = create_graph if retain_graph is None else retain_graph
     if inputs is None:
         run_backward(edges, grads, keep_graph=keep, create_graph=create_graph)
@@ -129,21 +138,17 @@ def backward(
     wanted = _as_tuple(inputs)
     if not wanted:
         raise RuntimeError("`inputs` argument to `backward()` cannot be empty.")
-    targets = [_input_edge(x, k) for k, x in enumerate(wanted)]
+    targets = [_input_edge(x, k, "backward") for k, x in enumerate(wanted)]
     for x in wanted:
         if isinstance(x, Tensor):
             x.retain_grad()
     run_backward(edges, grads, keep_graph=keep, create_graph=create_graph, inputs=targets)
 
 
-def _input_edge(x: Rooted, position: int) -> Edge:
-    if isinstance(x, GradientEdge):
-        return Edge(*x)
-    edge = x._edge()
+def _input_edge(x: Rooted, position: int, caller: str) -> Edge:
+    edge = _edge_of(x, caller, "inputs", position)
     if edge is None:
-        raise RuntimeError(
-            f"One of the differentiated Tensors does not require grad (input {position}, shape {tuple(x.shape)})"
-        )
+        raise RuntimeError(f"One of the differentiated Tensors does not require grad (input {position} of {caller}())")
     return edge
 
 
@@ -172,9 +177,9 @@ def grad(
     roots, wanted = _as_tuple(outputs), _as_tuple(inputs)
     if not wanted:
         raise RuntimeError("`inputs` argument to `grad()` cannot be empty.")
-    edges, grads = _roots(roots, None if grad_outputs is None else _as_tuple(grad_outputs), "grad")
+    edges, grads = _roots(roots, None if grad_outputs is None else _as_tuple(grad_outputs), "grad", "outputs")
     keep = create_graph if retain_graph is None else retain_graph
-    targets = [_input_edge(x, k) for k, x in enumerate(wanted)]
+    targets = [_input_edge(x, k, "grad") for k, x in enumerate(wanted)]
     found = run_backward(edges, grads, keep_graph=keep, create_graph=create_graph, inputs=targets, accumulate=False)
     if materialize_grads:
         return tuple(_zeros_at(edge) if g is None else g for g, edge in zip(found, targets))

@@ -62,10 +62,13 @@ class RemovableHandle:
 
     _ids = itertools.count()
 
-    def __init__(self, hooks: OrderedDict[int, Any], hook: Any) -> None:
+    def __init__(self, hooks: OrderedDict[int, Any], hook: Any, entry: Any = None) -> None:
+        """Adds ``hook`` to ``hooks``, or in its place an ``entry`` that holds it."""
+        if not callable(hook):
+            raise TypeError(f"expected the hook to be a function, got {type(hook).__name__}")
         self.id = next(RemovableHandle._ids)
         self._hooks = hooks
-        hooks[self.id] = hook
+        hooks[self.id] = hook if entry is None else entry
 
     def remove(self) -> None:
         self._hooks.pop(self.id, None)

@@ -137,6 +137,9 @@ def conv_bn_act(x: Tensor, conv: Module, bn: Module, residual: Tensor | None = N
         ValueError: for another ``act``; else what the modules raise.
     """
     _check_act(act)
+    for name, module in (("conv", conv), ("bn", bn)):
+        if not callable(module):
+            raise TypeError(f"conv_bn_act: expected {name} to be a module, got {type(module).__name__}")
     if _fits(x, conv, bn):
         if _folds(conv, bn, x, residual):  # type: ignore[arg-type]
             half = _half_precision(x)

@@ -19,9 +19,11 @@ class ForwardHook(NamedTuple):
     always_call: bool = False
 
 
-def register(hooks: OrderedDict[int, Any], hook: Any, prepend: bool = False) -> RemovableHandle:
-    """Adds a hook behind the others, or before them; the handle takes it away again."""
-    handle = RemovableHandle(hooks, hook)
+def register(
+    hooks: OrderedDict[int, Any], hook: Any, prepend: bool = False, entry: ForwardHook | None = None
+) -> RemovableHandle:
+    """Adds a hook (as that entry) behind the others, or before them; the handle takes it away again."""
+    handle = RemovableHandle(hooks, hook, entry)
     if prepend:
         hooks.move_to_end(handle.id, last=False)
     return handle

@@ -223,7 +223,7 @@ class Module(Stateful):
         self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False
     ) -> RemovableHandle:
         """``hook(module, args)`` (or ``(module, args, kwargs)``) before ``forward``; may return changed arguments."""
-        return register(self._forward_pre_hooks, ForwardHook(hook, with_kwargs), prepend)
+        return register(self._forward_pre_hooks, hook, prepend, ForwardHook(hook, with_kwargs))
 
     def register_forward_hook(
         self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False, always_call: bool = False
@@ -232,7 +232,7 @@ class Module(Stateful):
 
         It may return another output. With ``always_call`` it also runs, with output ``None``, where ``forward`` raises.
         """
-        return register(self._forward_hooks, ForwardHook(hook, with_kwargs, always_call), prepend)
+        return register(self._forward_hooks, hook, prepend, ForwardHook(hook, with_kwargs, always_call))
 
     def register_full_backward_hook(self, hook: Callable[..., Any], prepend: bool = False) -> RemovableHandle:
         """``hook(module, grad_input, grad_output)`` when both are known; may return another grad_input."""

@@ -7,6 +7,7 @@ from tinyflow.nn import functional as F
 from tinyflow.nn import init
 from tinyflow.nn.module import Module
 from tinyflow.nn.parameter import Parameter
+from tinyflow.operands import check_tensor
 from tinyflow.tensor import Tensor
 
 
@@ -141,6 +142,7 @@ class Embedding(_Table):
         Raises:
             AssertionError: if the table is no matrix.
         """
+        check_tensor(f"{cls.__name__}.from_pretrained()", "embeddings", embeddings)
         if embeddings.dim() != 2:
             raise AssertionError(f"Embeddings parameter is expected to be 2-dimensional, got {tuple(embeddings.shape)}")
         rows, columns = embeddings.shape
@@ -228,6 +230,7 @@ class EmbeddingBag(_Table):
         Raises:
             AssertionError: if the table is no matrix.
         """
+        check_tensor(f"{cls.__name__}.from_pretrained()", "embeddings", embeddings)
         if embeddings.dim() != 2:
             raise AssertionError(f"Embeddings parameter is expected to be 2-dimensional, got {tuple(embeddings.shape)}")
         rows, columns = embeddings.shape

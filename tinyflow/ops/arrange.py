@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tinyflow.kernels import memory, padding, strides
+from tinyflow.operands import as_tuple, check_tensors
 from tinyflow.ops import shape
 from tinyflow.ops.creation import full
 from tinyflow.ops.define import Op, define
@@ -232,6 +233,8 @@ def tensor_split(input: Tensor, indices_or_sections: int | Sequence[int] | Tenso
             raise RuntimeError(f"tensor_split: number of sections must be larger than 0, got {wanted}")
         more = n % wanted
         return shape.split(input, [n // wanted + (k < more) for k in range(wanted)], d)
+    if not all(hasattr(i, "__index__") for i in wanted):
+        raise TypeError(f"tensor_split: expected a number of sections or a list of indices, got {indices_or_sections}")
     bounds = [slice(None, i).indices(n)[1] for i in wanted]
     cuts = [0, *bounds, n]
     if cuts == sorted(cuts):
@@ -278,12 +281,13 @@ def dsplit(input: Tensor, indices_or_sections: int | Sequence[int]) -> tuple[Ten
 # ---- rank ----------------------------------------------------------------------------------------------------------
 
 
-def _each(tensors: tuple[Any, ...], function: Any) -> Any:
+def _each(op: str, tensors: tuple[Any, ...], function: Any) -> Any:
     """``function`` of the one tensor, or a tuple of its results for several or for a sequence of them."""
     if len(tensors) == 1 and isinstance(tensors[0], Tensor):
         return function(tensors[0])
     if len(tensors) == 1:
-        tensors = tuple(tensors[0])
+        tensors = as_tuple(tensors[0])
+    check_tensors(f"{op}()", "tensors", tensors)
     return tuple(function(x) for x in tensors)
 
 
@@ -301,17 +305,17 @@ def _to_3d(x: Tensor) -> Tensor:
 
 def atleast_1d(*tensors: Any) -> Any:
     """Views with at least one dimension: of one tensor, or a tuple of them."""
-    return _each(tensors, _to_1d)
+    return _each("atleast_1d", tensors, _to_1d)
 
 
 def atleast_2d(*tensors: Any) -> Any:
     """Views with at least two dimensions; a vector becomes a row."""
-    return _each(tensors, _to_2d)
+    return _each("atleast_2d", tensors, _to_2d)
 
 
 def atleast_3d(*tensors: Any) -> Any:
     """Views with at least three dimensions; a vector of n becomes (1, n, 1), a matrix gets a last dimension."""
-    return _each(tensors, _to_3d)
+    return _each("atleast_3d", tensors, _to_3d)
 
 
 def broadcast_shapes(*shapes: int | Sequence[int]) -> memory.Size:

@@ -271,6 +271,12 @@ def empty_like(
     return _finish(memory.empty(input.shape, dtype or input.dtype, place, strides.like(input._data)), requires_grad)
 
 
+def _check_numbers(op: str, **values: Any) -> None:
+    for name, value in values.items():
+        if not hasattr(value, "__float__"):
+            raise TypeError(f"{op}(): expected {name} to be a number, got {value!r}")
+
+
 def arange(
     start: Scalar,
     end: Scalar | None = None,
@@ -289,6 +295,7 @@ def arange(
     """
     if end is None:
         start, end = 0, start
+    _check_numbers("arange", start=start, end=end, step=step)
     if not all(math.isfinite(v) for v in (start, end, step)):
         raise RuntimeError(f"arange(): unsupported range: {start} -> {end} in steps of {step}")
     if dtype is not None and not dtype.is_floating_point:
@@ -318,6 +325,8 @@ def linspace(
     requires_grad: bool = False,
 ) -> Tensor:
     """``steps`` evenly spaced numbers from ``start`` to ``end``, both included."""
+    _check_numbers("linspace", start=start, end=end)
+    steps = operator.index(steps)
     if steps < 0:
         raise RuntimeError(f"linspace(): number of steps must be non-negative, got {steps}")
     if dtype is not None and not dtype.is_floating_point:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from tinyflow.autograd.grad_mode import no_grad
 from tinyflow.nn.module import Module
 from tinyflow.nn.parameter import Parameter
+from tinyflow.operands import check_tensor
 from tinyflow.tensor import Tensor
 
 M = TypeVar("M", bound=Module)
@@ -32,6 +33,10 @@ def fuse_conv_bn_weights(
         conv_b, bn_w, bn_b: (K,); None counts as 0, 1 and 0.
         bn_rm, bn_rv: running mean and variance, (K,).
     """
+    given = {"conv_w": conv_w, "conv_b": conv_b, "bn_rm": bn_rm, "bn_rv": bn_rv, "bn_w": bn_w, "bn_b": bn_b}
+    for name, value in given.items():
+        if value is not None or name in ("conv_w", "bn_rm", "bn_rv"):
+            check_tensor("fuse_conv_bn_weights()", name, value)
     with no_grad():
         scale = (bn_rv + bn_eps).rsqrt()
         scale = scale if bn_w is None else scale * bn_w
@@ -99,5 +104,3 @@ def fuse_linear_bn_eval(linear: M, bn: Module) -> M:
             f"fuse_linear_bn_eval: expected a normalisation of {linear.out_features} features or 1, got {features}"
         )
     return _fused(linear, bn, False)
-
-

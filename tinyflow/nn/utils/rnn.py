@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import tinyflow
+from tinyflow.operands import check_tensors
 from tinyflow.tensor import Tensor
 
 
@@ -112,6 +113,8 @@ def pad_packed_sequence(
     Raises:
         ValueError: if ``total_length`` is less than the longest.
     """
+    if not isinstance(sequence, PackedSequence):
+        raise TypeError(f"pad_packed_sequence: expected a PackedSequence, got {type(sequence).__name__}")
     counts = sequence.batch_sizes.tolist()
     longest, batch = len(counts), counts[0]
     if total_length is not None and total_length < longest:
@@ -145,6 +148,7 @@ def pad_sequence(
         raise RuntimeError(f"Expected padding_side to be one of left or right, but got {padding_side}")
     if not len(sequences):
         raise RuntimeError("pad_sequence: received an empty list of sequences")
+    check_tensors("pad_sequence()", "sequences", sequences)
     longest = max(x.shape[0] for x in sequences)
     padded = []
     for x in sequences:
